@@ -1,0 +1,82 @@
+"""Exchange: one request and its response as they travel.
+
+The coroutine of an exchange (``http.serve``) is not run by a Task. It suspends in ``suspend()``, and the
+protocol that has what it waits for resumes it directly, in the same call that received the bytes: 0.7 us
+instead of 4.4 us for a Task (design.md section 2). At most one thing is awaited at a time; ``waiting`` says
+which, so that an answer which comes too late resumes nobody.
+"""
+
+from collections.abc import Coroutine, Generator
+from types import coroutine
+from typing import TYPE_CHECKING, Any
+
+from worker.messages import Request
+
+if TYPE_CHECKING:
+    from worker.errors import ProxyError
+    from worker.http.http1_client import Http1Client
+    from worker.http.http1_server import Http1Server
+    from worker.http.relay import RequestBody
+    from worker.routing.route import Route
+    from worker.upstream.peer import Peer
+
+
+@coroutine
+def suspend() -> Generator[None, Any, Any]:
+    """Give control back to the event loop until ``Exchange.resume`` or ``Exchange.fail``."""
+    return (yield)
+
+
+class Exchange:
+    """What is known of one request on its way; written by the step that finds it out."""
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "bytes_sent",
+        "connection",
+        "coroutine",
+        "downstream",
+        "error",
+        "peer",
+        "request",
+        "route",
+        "started",
+        "status",
+        "waiting",
+    )
+
+    def __init__(self, downstream: "Http1Server", started: float) -> None:
+        """Begin an exchange at a time of the loop's clock, in seconds."""
+        self.downstream = downstream
+        self.started = started
+        self.request: Request | None = None  # stays None when the head is refused
+        self.body: RequestBody | None = None
+        self.route: Route | None = None
+        self.peer: Peer | None = None
+        self.connection: Http1Client | None = None
+        self.status = 0  # of the answer, once its head has been sent
+        self.bytes_sent = 0  # body bytes of the answer
+        self.attempts: list[int] | None = None  # the statuses of tries that failed
+        self.error: ProxyError | None = None
+        self.waiting: object | None = None
+        self.coroutine: Coroutine[None, Any, None] | None = None
+
+    def resume(self, value: object = None) -> None:
+        """Hand over what the exchange waits for; it runs on until it waits again or has ended."""
+        assert self.coroutine is not None  # noqa: S101 - set before the first suspension
+        self.waiting = None
+        try:
+            self.coroutine.send(value)
+        except StopIteration:
+            self.coroutine = None
+
+    def fail(self, error: "ProxyError") -> None:
+        """Raise an error where the exchange waits; without effect once it has ended."""
+        if self.coroutine is None:
+            return
+        self.waiting = None
+        try:
+            self.coroutine.throw(error)
+        except StopIteration:
+            self.coroutine = None

@@ -1,0 +1,1 @@
+"""HTTP/1.x on both sides; ``serve`` is the file to read first."""

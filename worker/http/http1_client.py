@@ -1,0 +1,342 @@
+"""One connection to an upstream: a request goes out, and what comes back goes straight downstream.
+
+    NEW ──► ACTIVE ◄──► IDLE
+     │        │          │
+     └────────┴──► CLOSED ◄┘
+
+The head of an answer is given to llhttp, whole; the exchange is resumed with it. Body bytes are then passed on
+as they come, without a step of the exchange in between: counted when there is a Content-Length, unchunked and
+chunked anew when there is not. The exchange is resumed once more at the end.
+
+The last head is remembered with what was made of it: peers repeat themselves (the same file, the same empty
+answer), and an equal head needs neither parser nor look-up.
+"""
+
+import asyncio
+from enum import IntEnum
+from typing import TYPE_CHECKING, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from worker.errors import InvalidResponse, PeerClosed, ProxyError
+from worker.exchange import Exchange
+from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
+from worker.http.responses import attempts_line, read_response, response_head
+from worker.messages import Framing, Request, Response
+from worker.upstream.peer import DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from worker.context import WorkerContext
+    from worker.upstream.pool import Pool
+
+MAX_RESPONSE_HEAD_BYTES = 65_536
+
+
+class State(IntEnum):
+    """Where a connection stands."""
+
+    NEW = 0
+    ACTIVE = 1
+    IDLE = 2
+    CLOSED = 3
+
+
+class _NoCallbacks:
+    """A protocol for httptools without callbacks; naming them spares the parser ten failed look-ups."""
+
+    on_message_begin = on_url = on_status = on_header = on_headers_complete = None
+    on_body = on_message_complete = on_chunk_header = on_chunk_complete = None
+
+
+NO_CALLBACKS = _NoCallbacks()
+
+
+class Http1Client(asyncio.Protocol):
+    """An upstream connection."""
+
+    __slots__ = (
+        "_buffer",
+        "_context",
+        "_decoder",
+        "_exchange",
+        "_head",
+        "_remaining",
+        "_remembered",
+        "_response",
+        "_state",
+        "_transport",
+        "answered",
+        "idle_since",
+        "last_active",
+        "pool",
+        "read_paused",
+        "requests",
+        "timeout",
+        "write_paused",
+    )
+
+    def __init__(self, context: "WorkerContext", pool: "Pool[Http1Client]") -> None:
+        self._context = context
+        self.pool = pool
+        self.requests = 0
+        self.idle_since = 0.0
+        self.last_active = 0.0  # coarse: the time of the last sweep when bytes moved
+        self.answered = False  # a byte of the answer has come
+        self.timeout = DEFAULT_TIMEOUT  # of the exchange under way
+        self.read_paused = False
+        self.write_paused = False
+        self._state = State.NEW
+        self._transport: asyncio.Transport
+        self._exchange: Exchange | None = None
+        self._buffer = b""
+        self._response: Response | None = None  # of the exchange under way
+        self._remaining = 0
+        self._decoder: ChunkedDecoder | None = None
+        self._head = b""  # the last head that was read …
+        self._remembered: tuple[Response, bytes]  # … and what was made of it
+
+    # the life of the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._context.upstream_connections.add(self)
+        self.last_active = self._context.now
+
+    def is_closed(self) -> bool:
+        """Tell whether it can carry nothing more."""
+        return self._state is State.CLOSED
+
+    def is_active(self) -> bool:
+        """Tell whether an exchange is under way."""
+        return self._state is State.ACTIVE
+
+    @property
+    def shortest_timeout(self) -> float:
+        """The seconds without bytes before which no time-out can have passed."""
+        return min(self.timeout.send, self.timeout.read)
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The exchange under way."""
+        return self._exchange
+
+    def close(self) -> None:
+        """Close at once; the exchange is not told."""
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSED
+            self._exchange = None
+            self._context.upstream_connections.discard(self)
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the exchange, if one is under way, as far as it got."""
+        if self._state is State.CLOSED:
+            return
+        exchange = self._exchange
+        was_idle = self._state is State.IDLE
+        self._state = State.CLOSED
+        self._exchange = None
+        self._context.upstream_connections.discard(self)
+        if was_idle:
+            self.pool.discard(self)
+        if exchange is None:
+            return
+        if self._response is not None and self._response.framing is Framing.CLOSE and exc is None:
+            self._body_ended(exchange, b"")
+        else:
+            exchange.fail(PeerClosed(f"{exchange.peer!r} closed the connection before its answer was complete"))
+
+    def eof_received(self) -> bool:
+        """Close too: a peer that has said all cannot take another request."""
+        if self._state is State.IDLE:
+            self.pool.discard(self)
+        return False
+
+    # sending
+
+    def send_request(self, exchange: Exchange, head: bytes) -> None:
+        """Send a request head and expect its answer."""
+        self._exchange = exchange
+        self._state = State.ACTIVE
+        self._response = None
+        self.requests += 1
+        self.answered = False
+        self.last_active = self._context.now
+        self._transport.write(head)
+
+    def send_body(self, data: bytes) -> None:
+        """Send bytes of the request's body, already coded."""
+        if self._state is State.ACTIVE and data:
+            self.last_active = self._context.now
+            self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        """Let the client wait: the peer takes bytes more slowly than it sends them."""
+        self.write_paused = True
+        if self._exchange is not None:
+            self._exchange.downstream.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read from the client again."""
+        self.write_paused = False
+        self.last_active = self._context.now
+        if self._exchange is not None:
+            self._exchange.downstream.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Let the peer wait: the client takes bytes more slowly than it sends them."""
+        if not self.read_paused and self._state is State.ACTIVE:
+            self.read_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read from the peer again."""
+        if self.read_paused and self._state is not State.CLOSED:
+            self.read_paused = False
+            self.last_active = self._context.now
+            self._transport.resume_reading()
+
+    # receiving
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of an answer."""
+        exchange = self._exchange
+        if exchange is None:
+            # Nobody asked: a peer that speaks out of turn cannot be trusted with the next request.
+            self.pool.discard(self)
+            self.close()
+            return
+        self.last_active = self._context.now
+        try:
+            if self._response is None:
+                self._head_received(exchange, data)
+            else:
+                self._body_received(exchange, self._response, data)
+        except ProxyError as error:
+            exchange.fail(error)
+
+    def _head_received(self, exchange: Exchange, data: bytes) -> None:
+        self.answered = True
+        if self._buffer:
+            data = self._buffer + data
+        end = data.find(b"\r\n\r\n") + 4
+        if end == 3 or end > MAX_RESPONSE_HEAD_BYTES:
+            self._head_incomplete(data)
+            return
+        request = exchange.request
+        assert request is not None  # noqa: S101 - only requests that were read are sent
+        head = data[:end]
+        if head == self._head and request.version_11 and request.method != b"HEAD":
+            response, wire = self._remembered
+        else:
+            self._buffer = b""
+            found = self._read_head(exchange, request, head)
+            if found is None:
+                if len(data) > end:
+                    self._head_received(exchange, data[end:])
+                return
+            response, wire = found
+        downstream = exchange.downstream
+        if response.framing is Framing.LENGTH and len(data) - end == response.content_length:
+            # The ordinary case: the whole answer in one read, so one write.
+            exchange.bytes_sent = response.content_length
+            exchange.status = response.status
+            if not (request.version_11 and downstream.keep_alive):
+                wire = response_head(response, request, downstream.keep_alive)
+            downstream.transport.write(wire + data[end:])
+            self._finish(exchange, response.keep_alive)
+            return
+        self._response = response
+        downstream.start_response(exchange, response, wire)
+        if response.framing is Framing.NONE:
+            self._finish(exchange, response.keep_alive and len(data) == end)
+            return
+        self._remaining = response.content_length
+        self._decoder = ChunkedDecoder() if response.framing is Framing.CHUNKED else None
+        if len(data) > end:
+            self._body_received(exchange, response, data[end:])
+
+    def _head_incomplete(self, data: bytes) -> None:
+        if len(data) > MAX_RESPONSE_HEAD_BYTES:
+            raise InvalidResponse("response head too large")
+        self._check_start(data)
+        self._buffer = data
+
+    def _check_start(self, data: bytes) -> None:
+        """Refuse what is no HTTP at the first bytes, rather than when the buffer is full."""
+        if not b"HTTP/1.".startswith(data[:7]):
+            raise InvalidResponse("the peer does not speak HTTP/1")
+
+    def _read_head(self, exchange: Exchange, request: Request, head: bytes) -> tuple[Response, bytes] | None:
+        """Parse a head; None for an interim response, which is not passed on."""
+        parser = HttpResponseParser(NO_CALLBACKS)
+        try:
+            parser.feed_data(head)
+        except HttpParserUpgrade as error:
+            raise InvalidResponse("the peer switched protocols without being asked") from error
+        except HttpParserError as error:
+            raise InvalidResponse(f"invalid response head: {error}") from error
+        status = parser.get_status_code()
+        if status < 200:
+            if status == 101:
+                raise InvalidResponse("the peer switched protocols without being asked")
+            return None
+        response = read_response(head, status, head.startswith(b"HTTP/1.1"), request, self._context.date_line)
+        if status >= 500:
+            response.head += attempts_line([*(exchange.attempts or ()), status])
+        wire = response, response_head(response, request, keep_alive=True)
+        if status < 500 and request.method != b"HEAD" and request.version_11 and b"\r\nDate: " in head:
+            self._head, self._remembered = head, wire
+        return wire
+
+    def _body_received(self, exchange: Exchange, response: Response, data: bytes) -> None:
+        if response.framing is Framing.LENGTH:
+            surplus = len(data) > self._remaining
+            if surplus:
+                data = data[: self._remaining]
+            self._remaining -= len(data)
+            exchange.downstream.transport.write(data)
+            exchange.bytes_sent += len(data)
+            if not self._remaining:
+                self._finish(exchange, response.keep_alive and not surplus)
+            return
+        if self._decoder is None:
+            self._pass_on(exchange, data)
+            return
+        try:
+            piece, rest = self._decoder.feed(data)
+        except ChunkedError as error:
+            raise InvalidResponse(f"invalid chunked body: {error}") from error
+        self._pass_on(exchange, piece)
+        if self._decoder.finished:
+            self._body_ended(exchange, self._decoder.trailers, keep=response.keep_alive and not rest)
+
+    def _pass_on(self, exchange: Exchange, data: bytes) -> None:
+        if data:
+            exchange.downstream.transport.write(chunk(data) if exchange.downstream.chunked_response else data)
+            exchange.bytes_sent += len(data)
+
+    def _body_ended(self, exchange: Exchange, trailers: bytes, keep: bool = False) -> None:
+        if exchange.downstream.chunked_response:
+            exchange.downstream.transport.write(last_chunk(trailers))
+        self._finish(exchange, keep)
+
+    def _finish(self, exchange: Exchange, keep: bool) -> None:
+        self._exchange = None
+        if self.read_paused:
+            self.resume_reading()
+        body = exchange.body
+        if keep and self._state is State.ACTIVE and (body is None or body.complete) and not self.write_paused:
+            self._state = State.IDLE
+            self.idle_since = self._context.now
+            if not self.pool.release(self):
+                self.close()
+        else:
+            self.close()
+        if exchange.waiting is self:
+            exchange.resume()
+
+    def __repr__(self) -> str:
+        """Show peer, state and number of requests."""
+        return f"<Http1Client {self.pool.key.host}:{self.pool.key.port} {self._state.name} {self.requests} requests>"

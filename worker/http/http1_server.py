@@ -1,0 +1,486 @@
+"""One client connection: HTTP/1.0 and 1.1 requests in, answers out, one after the other.
+
+    IDLE ──► HEAD ──► EXCHANGE ──► IDLE …
+      │        │         │
+      └────────┴─────────┴──► LINGERING ──► CLOSED
+
+The end of a head is looked for first, so that llhttp is given one head and nothing behind it; it validates, and
+none of its callbacks are used. What the fields mean (``framing``) is computed once for a block of field lines
+and kept for the next request with the same bytes: clients that stay repeat themselves.
+
+Pipelined requests wait in ``_pending`` until the exchange before them has ended. After an answer that leaves
+part of the request unread the connection lingers: it is half closed and read until the client closes, since a
+reset would destroy the answer on its way (RFC 9112 section 9.6).
+"""
+
+import asyncio
+from enum import IntEnum
+from typing import TYPE_CHECKING, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from worker.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ClientClosed,
+    HeadersTooLarge,
+    MethodNotAllowed,
+    ProxyError,
+    RequestTimeout,
+    TargetTooLong,
+    VersionNotSupported,
+)
+from worker.exchange import Exchange
+from worker.http.framing import RequestFields, host_name
+from worker.http.http1_client import NO_CALLBACKS
+from worker.http.relay import RequestBody
+from worker.http.responses import CONTINUE, is_delimited, response_head
+from worker.http.serve import refuse, serve
+from worker.http.target import normalised_path, split_absolute
+from worker.messages import Framing, Request, Response
+
+if TYPE_CHECKING:
+    from worker.context import WorkerContext
+
+WRITE_BUFFER_BYTES = 65_536
+MAX_PENDING_BYTES = 65_536
+LINGERING_TIMEOUT = 5.0  # nginx's lingering_timeout
+LINGERING_TIME = 30.0  # nginx's lingering_time
+
+
+class State(IntEnum):
+    """Where a connection stands."""
+
+    IDLE = 0
+    HEAD = 1
+    EXCHANGE = 2
+    LINGERING = 3
+    CLOSED = 4
+
+
+class Http1Server(asyncio.Protocol):
+    """A downstream connection."""
+
+    __slots__ = (
+        "_asks_keep_alive",
+        "_block",
+        "_context",
+        "_exchange",
+        "_fields",
+        "_head",
+        "_local",
+        "_parser",
+        "_pending",
+        "_read_paused",
+        "_request",
+        "_since",
+        "_state",
+        "_upstream_fields",
+        "_write_paused",
+        "_written_at",
+        "chunked_response",
+        "keep_alive",
+        "remote_address",
+        "remote_port",
+        "requests",
+        "transport",
+    )
+
+    def __init__(self, context: "WorkerContext") -> None:
+        self._context = context
+        self._state = State.IDLE
+        self.transport: asyncio.Transport
+        self._parser = HttpRequestParser(NO_CALLBACKS)
+        self._pending = b""
+        self._exchange: Exchange | None = None
+        self._head = b""  # the last head without a body behind it …
+        self._request: Request  # … and what was read in it
+        self._asks_keep_alive = False
+        self._block: bytes | None = None  # the field lines of the last head …
+        self._fields: RequestFields
+        self._upstream_fields = b""  # … and what is sent on of them
+        self._since = 0.0  # coarse: when the state began, or bytes of a body last came
+        self._written_at: tuple[int, float] = (0, 0.0)  # bytes that waited, and since when it was not fewer
+        self._read_paused = False
+        self._write_paused = False
+        self.chunked_response = False
+        self.keep_alive = True
+        self.remote_address = ""
+        self.remote_port = 0
+        self.requests = 0
+
+    # the life of the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a client in, unless there are too many."""
+        context = self._context
+        self.transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        local = transport.get_extra_info("sockname")
+        if not peer or not local or not context.admit(self):
+            self._state = State.CLOSED
+            self.transport.abort()
+            return
+        self.remote_address = peer[0].removeprefix("::ffff:")
+        self.remote_port = peer[1]
+        address = local[0].removeprefix("::ffff:").encode()
+        self._local = (b"[%b]" % address if b":" in address else address), local[1]
+        self._since = context.now
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the client up, and with it the exchange under way."""
+        if self._state is State.CLOSED and self not in self._context.downstream_connections:
+            return
+        self._state = State.CLOSED
+        self._context.dismiss(self)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.fail(ClientClosed("client closed the connection"))
+
+    def eof_received(self) -> bool:
+        """Finish the exchange under way for a client that has only closed its sending side."""
+        if self._state is State.EXCHANGE and self._exchange is not None:
+            body = self._exchange.body
+            if body is None or body.complete:
+                self.keep_alive = False
+                return True
+        return False
+
+    def close(self) -> None:
+        """Close once what was written has been sent."""
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSED
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once: the client must see that the answer is not whole."""
+        self.keep_alive = False
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSED
+            self.transport.abort()
+
+    def drain(self) -> None:
+        """Close when no request is under way, and after the one that is."""
+        self.keep_alive = False
+        if self._state is State.IDLE:
+            self.close()
+
+    def _linger(self) -> None:
+        self._state = State.LINGERING
+        self._since = self._context.now
+        self._written_at = (0, self._since + LINGERING_TIME)
+        self._pending = b""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.resume_reading()
+
+    # reading
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        state = self._state
+        if state is State.IDLE:
+            self._head_received(data)
+        elif state is State.EXCHANGE:
+            self._more_received(data)
+        elif state is State.HEAD:
+            self._head_received(self._pending + data)
+        elif state is State.LINGERING:
+            self._since = self._context.now
+
+    def _head_received(self, data: bytes) -> None:
+        exchange = Exchange(self, self._context.time())
+        if data == self._head:
+            request = self._request
+            self._pending = b""
+            self.keep_alive = self._asks_keep_alive and not self._context.draining
+        else:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                self._head_incomplete(data)
+                return
+            head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+            self._pending = b""
+            self._since = self._context.now
+            try:
+                request = self._read_head(head)
+                if request.framing is not Framing.NONE:
+                    exchange.request = request
+                    rest = self._body_begun(exchange, request, rest)
+            except ProxyError as error:
+                self._refuse(exchange, error)
+                return
+            self._pending = rest
+        exchange.request = request
+        self._exchange = exchange
+        self._state = State.EXCHANGE
+        coroutine = serve(self._context, exchange, request)
+        exchange.coroutine = coroutine
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            exchange.coroutine = None
+
+    def _head_incomplete(self, data: bytes) -> None:
+        if self._state is State.IDLE:
+            # RFC 9112 section 2.2: an empty line before the request line is ignored.
+            data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
+            if not data:
+                return
+            self._state = State.HEAD
+            self._since = self._context.now
+        self._pending = data
+        limit = self._context.settings.large_client_header_buffers
+        if len(data) > limit:
+            exchange = Exchange(self, self._context.time())
+            line_complete = b"\n" in data[:limit]
+            self._refuse(exchange, HeadersTooLarge("head") if line_complete else TargetTooLong("request line"))
+
+    def _read_head(self, head: bytes) -> Request:
+        self._head = b""
+        if len(head) > self._context.settings.large_client_header_buffers:
+            raise HeadersTooLarge(f"request head of {len(head)} bytes")
+        if head[:1] in b"\r\n":
+            head = head.lstrip(b"\r\n")
+        try:
+            self._parser.feed_data(head)
+        except HttpParserUpgrade:
+            self._parser = HttpRequestParser(NO_CALLBACKS)
+        except HttpParserError as error:
+            raise BadRequest(f"{error}") from error
+        line_end = head.find(b"\r\n")
+        parts = head[:line_end].split(b" ")
+        if len(parts) != 3:
+            raise BadRequest("invalid request line")
+        method, target, version = parts
+        block = head[line_end:]
+        if block != self._block:
+            self._block_received(block)
+        fields = self._fields
+        version_11 = version == b"HTTP/1.1"
+        if not version_11:
+            _check_version(version, fields)
+        elif not fields.has_host:
+            raise BadRequest("no Host field")
+        self._asks_keep_alive = not fields.close and (version_11 or fields.keep_alive)
+        self.keep_alive = self._asks_keep_alive and not self._context.draining
+        host, name = fields.host, fields.host_name
+        if target[:1] != b"/":
+            host, name, target = self._other_form(method, target, host, name)
+        framing = Framing.NONE
+        if fields.chunked:
+            framing = Framing.CHUNKED
+        elif fields.content_length:
+            framing = Framing.LENGTH
+        path = normalised_path(target)
+        length = fields.content_length or 0
+        upstream_fields = self._upstream_fields
+        request = Request(method, target, path, host, name, block, version_11, framing, length, upstream_fields)
+        if framing is Framing.NONE:
+            self._head, self._request = head, request
+        return request
+
+    def _block_received(self, block: bytes) -> None:
+        """Read field lines that are not those of the request before."""
+        self._block = None
+        self._fields = RequestFields(block)
+        self._upstream_fields = self._fields_for_upstream(self._fields, self._fields.host)
+        self._block = block
+
+    def _fields_for_upstream(self, fields: RequestFields, host: bytes) -> bytes:
+        """Compose the field lines that go upstream (upstreams.md section 6), up to the empty line."""
+        client = self.remote_address.encode()
+        local, port = self._local
+        framing = b""
+        if fields.chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif fields.content_length is not None:
+            framing = b"Content-Length: %d\r\n" % fields.content_length
+        if fields.chunked and fields.trailer:
+            framing += b"Trailer: %b\r\n" % fields.trailer
+        return (
+            b"%bX-Real-IP: %b\r\nX-Forwarded-For: %b%b\r\nX-Forwarded-Proto: http\r\n"
+            b"X-Forwarded-Host: %b\r\nX-Forwarded-Port: %b\r\n%b\r\n"
+        ) % (
+            fields.passed_on,
+            client,
+            fields.forwarded_for + b", " if fields.forwarded_for else b"",
+            client,
+            host or local,
+            port_of(host) or b"%d" % port,
+            framing,
+        )
+
+    def _other_form(self, method: bytes, target: bytes, host: bytes, name: bytes) -> tuple[bytes, bytes, bytes]:
+        """Read a target that is not in origin-form; the authority in it replaces Host (RFC 9112 section 3.2.2)."""
+        if method == b"CONNECT":
+            raise MethodNotAllowed("CONNECT")
+        if target == b"*":
+            if method != b"OPTIONS":
+                raise BadRequest("target * with a method other than OPTIONS")
+            return host, name, target
+        authority, target = split_absolute(target)
+        name = host_name(authority)
+        self._upstream_fields = self._fields_for_upstream(self._fields, authority)
+        self._block = None  # what is sent on holds for this target only
+        return authority, name, target
+
+    def _body_begun(self, exchange: Exchange, request: Request, rest: bytes) -> bytes:
+        # llhttp stands at the body now, which it is not to see.
+        self._parser = HttpRequestParser(NO_CALLBACKS)
+        limit = self._context.settings.client_max_body_size
+        if limit and request.content_length > limit:
+            raise BodyTooLarge(f"body of {request.content_length} bytes")
+        expects_continue = self._fields.expects_continue and request.version_11
+        body = RequestBody(self, request.framing, request.content_length, limit, expects_continue)
+        exchange.body = body
+        return body.feed(rest) if rest else b""
+
+    def _more_received(self, data: bytes) -> None:
+        """Take bytes while an exchange is under way: its body, or requests that were sent ahead."""
+        exchange = self._exchange
+        body = exchange.body if exchange is not None else None
+        if exchange is not None and body is not None and not body.complete:
+            self._since = self._context.now
+            try:
+                data = body.feed(data)
+            except ProxyError as error:
+                exchange.fail(error)
+                return
+        if data:
+            self._pending += data
+            if len(self._pending) > MAX_PENDING_BYTES:
+                self.pause_reading()
+
+    def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer a head that starts no exchange, and read nothing more from this client."""
+        self._state = State.EXCHANGE
+        self.keep_alive = False
+        self._exchange = exchange
+        refuse(self._context, exchange, error)
+        if self._context.access_log is not None:
+            self._context.access_log.record(exchange)
+        self.exchange_ended(exchange)
+
+    # answering
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        self.transport.write(data)
+
+    def send_continue(self) -> None:
+        """Tell a client that waits for it to send its body (RFC 9110 section 10.1.1)."""
+        self.transport.write(CONTINUE)
+
+    def start_response(self, exchange: Exchange, response: Response, wire: bytes) -> None:
+        """Send a response head; ``wire`` is its form for HTTP/1.1 on a connection that stays open."""
+        request = exchange.request
+        assert request is not None  # noqa: S101 - only requests that were read are answered by an upstream
+        exchange.status = response.status
+        self.chunked_response = response.framing >= Framing.CHUNKED and request.version_11
+        if not (request.version_11 and self.keep_alive):
+            wire = response_head(response, request, self.keep_alive)
+            if not is_delimited(response, request):
+                self.keep_alive = False
+        self.transport.write(wire)
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        """Go on to the next request, or close."""
+        self._exchange = None
+        self.requests += 1
+        self._context.requests += 1
+        if self._state is not State.EXCHANGE:
+            return
+        body = exchange.body
+        unread = exchange.request is None or (body is not None and not body.complete)
+        if self.keep_alive and not unread:
+            self._state = State.IDLE
+            self._since = self._context.now
+            if self._read_paused:
+                self.resume_reading()
+            if self._pending:
+                # From the loop, not from here: a thousand requests in one packet must not nest.
+                self._context.loop.call_soon(self._next)
+        elif unread:
+            self._linger()
+        else:
+            self.close()
+
+    def _next(self) -> None:
+        if self._state is State.IDLE and self._pending:
+            self._head_received(self._pending)
+
+    # flow control
+
+    def pause_reading(self) -> None:
+        """Let the client wait."""
+        if not self._read_paused and self._state is not State.CLOSED:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read from the client again."""
+        if self._read_paused and self._state is not State.CLOSED and len(self._pending) <= MAX_PENDING_BYTES:
+            self._read_paused = False
+            self._since = self._context.now
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """Let the peer wait: the client takes bytes more slowly than it sends them."""
+        self._write_paused = True
+        self._written_at = self.transport.get_write_buffer_size(), self._context.now
+        if self._exchange is not None and self._exchange.connection is not None:
+            self._exchange.connection.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read from the peer again."""
+        self._write_paused = False
+        if self._exchange is not None and self._exchange.connection is not None:
+            self._exchange.connection.resume_reading()
+
+    # waiting too long
+
+    def check_deadlines(self, now: float) -> None:
+        """Close, or refuse, when the client has taken longer than the settings allow; called by the janitor."""
+        settings = self._context.settings
+        waited = now - self._since
+        if self._write_paused:
+            self._check_progress(now, settings.send_timeout)
+        elif self._state is State.IDLE:
+            if waited > (settings.keepalive_timeout if self.requests else settings.client_header_timeout):
+                self.close()
+        elif self._state is State.HEAD:
+            if waited > settings.client_header_timeout:
+                self._refuse(Exchange(self, now), RequestTimeout("request head not complete in time"))
+        elif self._state is State.LINGERING:
+            if waited > LINGERING_TIMEOUT or now > self._written_at[1]:
+                self.abort()
+        elif self._exchange is not None and waited > settings.client_body_timeout and not self._read_paused:
+            body = self._exchange.body
+            if body is not None and not body.complete:
+                self._exchange.fail(RequestTimeout("request body not complete in time"))
+
+    def _check_progress(self, now: float, send_timeout: float) -> None:
+        waiting, since = self._written_at
+        size = self.transport.get_write_buffer_size()
+        if size != waiting:
+            self._written_at = size, now
+        elif now - since > send_timeout:
+            self.abort()
+
+    def __repr__(self) -> str:
+        """Show client, state and number of requests."""
+        return f"<Http1Server {self.remote_address} {self._state.name} {self.requests} requests>"
+
+
+def port_of(host: bytes) -> bytes:
+    """Return the port in a Host value, empty when there is none."""
+    return host.rpartition(b"]")[2].partition(b":")[2]
+
+
+def _check_version(version: bytes, fields: RequestFields) -> None:
+    if version != b"HTTP/1.0":
+        raise (VersionNotSupported(f"{version!r}") if version.startswith(b"HTTP/") else BadRequest("invalid version"))
+    if fields.chunked:
+        raise BadRequest("Transfer-Encoding in an HTTP/1.0 request")

@@ -1,0 +1,113 @@
+"""Heads of answers: an upstream's, made ready to be passed on, and those of the answers we make ourselves."""
+
+from http import HTTPStatus
+
+from worker.errors import InvalidResponse, ProxyError, RouteNotFound
+from worker.http.framing import ResponseFields
+from worker.messages import Framing, Request, Response
+
+SERVER = b"propylon"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_ROUTE_NOT_FOUND = b'{"error_msg":"404 Route Not Found"}\n'  # byte for byte (routing.md section 10)
+_PAGE = (
+    "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
+    "<hr><center>propylon</center>\r\n</body>\r\n</html>\r\n"
+)
+
+
+def read_response(head: bytes, status: int, version_11: bool, request: Request, date: bytes) -> Response:
+    """Make a Response of an upstream's final head, which llhttp has validated.
+
+    Args:
+        head: status line to empty line.
+        status: its code, as parsed.
+        version_11: whether the upstream speaks HTTP/1.1, whose connections stay open by default.
+        request: what it answers; the answer to HEAD has no body (RFC 9112 section 6.3).
+        date: the Date line to add when the upstream sent none (RFC 9110 section 6.6.1).
+
+    Raises:
+        InvalidResponse: its framing is ambiguous.
+    """
+    line_end = head.index(b"\r\n")
+    if b"\n" in head[:line_end]:
+        raise InvalidResponse("bare LF in the status line")
+    fields = ResponseFields(head[line_end:])
+    keep_alive = not fields.close and (version_11 or fields.keep_alive)
+    framing, length, length_line = Framing.NONE, fields.content_length, b""
+    if request.method == b"HEAD" or status == 304:
+        if length is not None:
+            length_line = b"Content-Length: %d\r\n" % length
+    elif status == 204:
+        pass
+    elif fields.chunked:
+        framing = Framing.CHUNKED
+    elif length is not None:
+        framing = Framing.LENGTH
+    else:
+        framing, keep_alive = Framing.CLOSE, False
+    lines = b"HTTP/1.1 %b\r\nServer: %b\r\n%b%b%b" % (
+        head[9:line_end],
+        SERVER,
+        b"" if fields.has_date else date,
+        fields.passed_on,
+        length_line,
+    )
+    return Response(status, framing, length or 0, lines, keep_alive)
+
+
+def response_head(response: Response, request: Request, keep_alive: bool) -> bytes:
+    """Return the complete head for the client, with the framing that its version understands."""
+    return b"%b%b%b\r\n" % (
+        response.head,
+        _framing_line(response, request),
+        _connection_line(request, keep_alive and is_delimited(response, request)),
+    )
+
+
+def is_delimited(response: Response, request: Request) -> bool:
+    """Tell whether the client can see the end of the body without the connection being closed."""
+    return response.framing <= Framing.LENGTH or request.version_11
+
+
+def _framing_line(response: Response, request: Request) -> bytes:
+    if response.framing is Framing.LENGTH:
+        return b"Content-Length: %d\r\n" % response.content_length
+    if response.framing is Framing.NONE or not request.version_11:
+        return b""
+    return b"Transfer-Encoding: chunked\r\n"
+
+
+def _connection_line(request: Request | None, keep_alive: bool) -> bytes:
+    if not keep_alive:
+        return b"Connection: close\r\n"
+    return b"" if request is None or request.version_11 else b"Connection: keep-alive\r\n"
+
+
+def error_response(
+    error: ProxyError, request: Request | None, keep_alive: bool, date: bytes, attempts: list[int] | None
+) -> tuple[bytes, int]:
+    """Make the answer to a request that failed; returns the bytes and how many of them are body."""
+    title = f"{error.status} {HTTPStatus(error.status).phrase}"
+    if isinstance(error, RouteNotFound):
+        kind, body = b"text/plain; charset=utf-8", _ROUTE_NOT_FOUND
+    else:
+        kind, body = b"text/html; charset=utf-8", _PAGE.format(title=title).encode()
+    head = b"HTTP/1.1 %b\r\nServer: %b\r\n%bContent-Type: %b\r\nContent-Length: %d\r\n%b%b\r\n" % (
+        title.encode(),
+        SERVER,
+        date,
+        kind,
+        len(body),
+        attempts_line(attempts),
+        _connection_line(request, keep_alive),
+    )
+    if request is not None and request.method == b"HEAD":
+        return head, 0
+    return head + body, len(body)
+
+
+def attempts_line(attempts: list[int] | None) -> bytes:
+    """Return the ``X-APISIX-Upstream-Status`` line for the tries so far (upstreams.md section 6)."""
+    if not attempts:
+        return b""
+    return b"X-APISIX-Upstream-Status: %b\r\n" % ", ".join(map(str, attempts)).encode()

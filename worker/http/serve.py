@@ -1,0 +1,174 @@
+"""One request from match to log: the file to read first.
+
+``serve`` is a coroutine without a Task. ``Http1Server`` starts it with a request; it suspends while a peer is
+being connected to and while the peer answers, and is resumed by the protocol that has the answer
+(``exchange``). The bytes of both bodies flow directly between the two connections and do not pass through here.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+from worker.errors import (
+    ClientClosed,
+    NoPeers,
+    NoUpstream,
+    ProxyError,
+    RetryTimeout,
+    RouteNotFound,
+    ServiceMissing,
+    Source,
+    UpstreamError,
+    UpstreamMissing,
+)
+from worker.exchange import Exchange, suspend
+from worker.http.connect import connect
+from worker.http.responses import error_response
+from worker.upstream.retry import may_retry
+
+if TYPE_CHECKING:
+    from worker.context import WorkerContext
+    from worker.messages import Request
+    from worker.routing.route import Route
+    from worker.upstream.peer import Peer, Upstream
+
+log = logging.getLogger("propylon.http")
+
+
+async def serve(context: "WorkerContext", exchange: Exchange, request: "Request") -> None:
+    """Carry one request from match to log."""
+    try:
+        route = context.router.match(request, exchange.downstream.remote_address)
+        if route is None:
+            raise RouteNotFound("no route matches")
+        exchange.route = route
+        await forward(context, exchange, request, route)
+    except ProxyError as error:
+        refuse(context, exchange, error)
+    except Exception:
+        log.exception("internal error on %s %s", request.method.decode(), request.path.decode("utf-8", "replace"))
+        refuse(context, exchange, ProxyError("internal error"))
+    finally:
+        if context.access_log is not None:
+            context.access_log.record(exchange)
+        exchange.downstream.exchange_ended(exchange)
+
+
+def upstream_of(route: "Route") -> "Upstream":
+    """Return the upstream of a route: its own, or else its service's (data-model.md section 15).
+
+    Raises:
+        ServiceMissing, UpstreamMissing, NoUpstream: a reference leads nowhere.
+    """
+    cell = route.upstream
+    service = route.service
+    if service is not None:
+        if not service.exists:
+            raise ServiceMissing(f"service {service.id} of route {route.id} does not exist")
+        cell = cell or service.upstream
+    if cell is None:
+        raise NoUpstream(f"route {route.id} has no upstream")
+    if cell.current is None:
+        raise UpstreamMissing(f"upstream {cell.id} of route {route.id} does not exist")
+    return cell.current
+
+
+async def forward(context: "WorkerContext", exchange: Exchange, request: "Request", route: "Route") -> None:
+    """Send the request to a peer of the route's upstream, and to another while ``retry`` agrees.
+
+    When it returns the whole answer has been passed on.
+
+    Raises:
+        UpstreamError: no peer answered; what the client has seen of an answer is in ``exchange.status``.
+    """
+    upstream = upstream_of(route)
+    if upstream.balancer is None:
+        raise NoPeers(f"upstream {upstream.id} has no usable node")
+    timeout = route.timeout or upstream.timeout
+    tried: tuple[Peer, ...] = ()
+    peer = upstream.balancer.next()
+    while peer is not None:
+        exchange.peer = peer
+        try:
+            connection = peer.pool.acquire()
+            if connection is None:
+                connection = await connect(context, exchange, peer, timeout.connect)
+            exchange.connection = connection
+            connection.timeout = timeout
+            head = request.wire if upstream.pass_host and request.host else request.head_for(upstream.host_for(peer))
+            connection.send_request(exchange, head)
+            if exchange.body is not None:
+                exchange.body.attach(connection)
+            exchange.waiting = connection
+            await suspend()
+            return
+        except UpstreamError as error:
+            peer, tried = next_peer(context, exchange, request, upstream, tried, error)
+
+
+def next_peer(
+    context: "WorkerContext",
+    exchange: Exchange,
+    request: "Request",
+    upstream: "Upstream",
+    tried: "tuple[Peer, ...]",
+    error: UpstreamError,
+) -> "tuple[Peer, tuple[Peer, ...]]":
+    """Decide where to try again after an error, and which peers have been tried by then.
+
+    Raises:
+        UpstreamError: the given one when the request must not be tried again; RetryTimeout.
+    """
+    failed, connection = exchange.peer, exchange.connection
+    assert failed is not None and upstream.balancer is not None  # noqa: S101, PT018 - a try has been made
+    stale = connection is not None and connection.requests > 1 and not connection.answered
+    close_connection(exchange)
+    replayable = exchange.body is None or exchange.body.replayable
+    if exchange.status or not may_retry(error, request.method, stale, replayable):
+        raise error
+    if stale:
+        return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
+    exchange.attempts = [*(exchange.attempts or ()), error.status]
+    tried = (*tried, failed)
+    peer = upstream.balancer.next(tried)
+    if peer is None or len(tried) > upstream.retries:
+        raise error
+    if upstream.retry_timeout and context.loop.time() - exchange.started > upstream.retry_timeout:
+        raise RetryTimeout(f"no answer from upstream {upstream.id} in time") from error
+    log.warning("%s; next peer: %r", error, peer)
+    return peer, tried
+
+
+def close_connection(exchange: Exchange) -> None:
+    """Give up the upstream connection of an exchange that did not end well."""
+    if exchange.body is not None:
+        exchange.body.detach()
+    if exchange.connection is not None:
+        if exchange.connection.exchange is exchange:
+            exchange.connection.close()
+        exchange.connection = None
+
+
+def refuse(context: "WorkerContext", exchange: Exchange, error: ProxyError) -> None:
+    """Answer with an error, or cut the answer off where it has already begun."""
+    exchange.error = error
+    downstream = exchange.downstream
+    close_connection(exchange)
+    if error.source is not Source.DOWNSTREAM:
+        log.error("%s, client: %s, request: %r", error, downstream.remote_address, exchange.request)
+    elif log.isEnabledFor(logging.INFO):
+        log.info("%s: %s, client: %s", type(error).__name__, error, downstream.remote_address)
+    if exchange.status:
+        downstream.abort()
+        return
+    exchange.status = error.status
+    if isinstance(error, ClientClosed):
+        return
+    if isinstance(error, UpstreamError) and not exchange.attempts:
+        exchange.attempts = [error.status]
+    request = exchange.request
+    if request is None or (exchange.body is not None and not exchange.body.complete):
+        downstream.keep_alive = False
+    data, exchange.bytes_sent = error_response(
+        error, request, downstream.keep_alive, context.date_line, exchange.attempts
+    )
+    downstream.write(data)

@@ -1,0 +1,86 @@
+"""Request and Response: plain data, shared by all HTTP versions and by the plugins to come."""
+
+import re
+from enum import IntEnum
+
+
+class Framing(IntEnum):
+    """How a body ends."""
+
+    NONE = 0  # there is no body
+    LENGTH = 1  # after a known number of bytes
+    CHUNKED = 2  # with its last chunk
+    CLOSE = 3  # with the connection
+
+
+class Request:
+    """A request head as received; names and values stay bytes, and fields are looked up only when asked for."""
+
+    __slots__ = (
+        "block",
+        "content_length",
+        "framing",
+        "host",
+        "host_name",
+        "method",
+        "path",
+        "target",
+        "upstream_fields",
+        "version_11",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        path: bytes,
+        host: bytes,
+        host_name: bytes,
+        block: bytes,
+        version_11: bool,
+        framing: Framing,
+        content_length: int,
+        upstream_fields: bytes,
+    ) -> None:
+        self.method = method
+        self.target = target  # origin-form, as it goes upstream
+        self.path = path  # normalised, as it is matched
+        self.host = host  # with its port
+        self.host_name = host_name  # lower case, without
+        self.block = block  # CRLF, field lines, empty line
+        self.version_11 = version_11
+        self.framing = framing
+        self.content_length = content_length
+        self.upstream_fields = upstream_fields  # whole lines for the upstream, up to the empty line
+        self.wire = self.head_for(host)  # what an upstream gets that is sent the client's Host
+
+    def head_for(self, host: bytes) -> bytes:
+        """Compose the head that goes upstream with a Host of its own."""
+        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (self.method, self.target, host, self.upstream_fields)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return a field's value, several joined by a comma, or None (RFC 9110 section 5.3)."""
+        values = re.findall(rb"(?i)\n" + re.escape(name) + rb":[ \t]*([^\r]*?)[ \t]*(?=\r)", self.block)
+        return b", ".join(values) if values else None
+
+    def __repr__(self) -> str:
+        """Show method, host and path."""
+        return f"<Request {self.method!r} {self.host!r} {self.path!r}>"
+
+
+class Response:
+    """The head of an upstream's answer, ready to be passed on."""
+
+    __slots__ = ("content_length", "framing", "head", "keep_alive", "status")
+
+    def __init__(self, status: int, framing: Framing, content_length: int, head: bytes, keep_alive: bool) -> None:
+        self.status = status
+        self.framing = framing
+        self.content_length = content_length  # with Framing.LENGTH
+        self.head = head  # status line and end-to-end fields; no framing, no Connection, no empty line
+        self.keep_alive = keep_alive  # whether the upstream connection may carry another request
+
+    def __repr__(self) -> str:
+        """Show status and framing."""
+        return f"<Response {self.status} {self.framing.name}>"

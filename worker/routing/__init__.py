@@ -1,0 +1,1 @@
+"""From a request's method, host and path to its route."""

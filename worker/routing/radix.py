@@ -1,0 +1,131 @@
+"""A radix tree over byte strings that finds every stored prefix of a key.
+
+Edges carry runs of bytes and a node's edges are told apart by their first byte, so a walk costs one
+dictionary look-up and one comparison for each branching above the key's end, whatever the number of
+entries. Inserting and removing touch one path: an edge is split when two keys part in its middle, and
+joined again when the reason for the split is gone.
+
+    "/api/"  ── "v1/" ─── value
+       │          └────── "users/" ── value
+       └─────── "v2/" ─── value
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class Node(Generic[V]):
+    """A node: the run of bytes that leads to it, its value if a key ends here, and its edges."""
+
+    __slots__ = ("edges", "label", "value")
+
+    def __init__(self, label: bytes) -> None:
+        self.label = label
+        self.value: V | None = None
+        self.edges: dict[int, Node[V]] = {}
+
+
+class RadixTree(Generic[V]):
+    """A map from byte strings to values, asked for the stored prefixes of a key."""
+
+    __slots__ = ("_root",)
+
+    def __init__(self) -> None:
+        self._root: Node[V] = Node(b"")
+
+    def setdefault(self, key: bytes, make: Callable[[], V]) -> V:
+        """Return the value of a key, made and stored first when there is none."""
+        node = self._root
+        rest = key
+        while rest:
+            child = node.edges.get(rest[0])
+            if child is None:
+                child = node.edges[rest[0]] = Node(rest)
+            elif not rest.startswith(child.label):
+                child = _split(node, child, _common(rest, child.label))
+            rest = rest[len(child.label) :]
+            node = child
+        if node.value is None:
+            node.value = make()
+        return node.value
+
+    def get(self, key: bytes) -> V | None:
+        """Return the value of exactly this key."""
+        node = self._root
+        rest = key
+        while rest:
+            child = node.edges.get(rest[0])
+            if child is None or not rest.startswith(child.label):
+                return None
+            rest = rest[len(child.label) :]
+            node = child
+        return node.value
+
+    def remove(self, key: bytes) -> None:
+        """Forget a key; one that is not there is no error."""
+        path: list[Node[V]] = [self._root]
+        rest = key
+        while rest:
+            child = path[-1].edges.get(rest[0])
+            if child is None or not rest.startswith(child.label):
+                return
+            rest = rest[len(child.label) :]
+            path.append(child)
+        path[-1].value = None
+        if len(path) > 1:
+            _tidy(path)
+
+    def prefixes(self, key: bytes) -> list[V]:
+        """Return the values of all stored prefixes of a key, the shortest first."""
+        found: list[V] = []
+        node = self._root
+        at = 0
+        size = len(key)
+        while True:
+            if node.value is not None:
+                found.append(node.value)
+            if at == size:
+                return found
+            child = node.edges.get(key[at])
+            if child is None or not key.startswith(child.label, at):
+                return found
+            at += len(child.label)
+            node = child
+
+    def __iter__(self) -> Iterator[tuple[bytes, V]]:
+        """Walk all keys and values, in no particular order."""
+        waiting: list[tuple[bytes, Node[V]]] = [(b"", self._root)]
+        while waiting:
+            prefix, node = waiting.pop()
+            if node.value is not None:
+                yield prefix, node.value
+            waiting.extend((prefix + child.label, child) for child in node.edges.values())
+
+
+def _common(left: bytes, right: bytes) -> int:
+    length = min(len(left), len(right))
+    for at in range(length):
+        if left[at] != right[at]:
+            return at
+    return length
+
+
+def _split(parent: Node[V], child: Node[V], at: int) -> Node[V]:
+    middle: Node[V] = Node(child.label[:at])
+    child.label = child.label[at:]
+    middle.edges[child.label[0]] = child
+    parent.edges[middle.label[0]] = middle
+    return middle
+
+
+def _tidy(path: list[Node[V]]) -> None:
+    node, parent = path[-1], path[-2]
+    if not node.edges:
+        del parent.edges[node.label[0]]
+        node, parent = parent, path[-3] if len(path) > 2 else parent
+    if node is not path[0] and node.value is None and len(node.edges) == 1:
+        (child,) = node.edges.values()
+        child.label = node.label + child.label
+        parent.edges[node.label[0]] = child

@@ -1,0 +1,1 @@
+"""Upstreams: their peers, the choice among them, and the connections to them."""

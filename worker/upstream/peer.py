@@ -1,0 +1,101 @@
+"""Upstream and Peer: the compiled form of a configured upstream, as an exchange uses it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from config_sync.schema import Timeout
+
+if TYPE_CHECKING:
+    from worker.http.http1_client import Http1Client
+    from worker.upstream.balancers import Balancer
+    from worker.upstream.pool import Pool
+
+DEFAULT_TIMEOUT = Timeout(connect=60.0, send=60.0, read=60.0)
+DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
+
+
+class Peer:
+    """One node of an upstream: its address, its weight, and the pool of connections to it."""
+
+    __slots__ = ("authority", "host", "pool", "port", "priority", "weight")
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        weight: int,
+        priority: int,
+        pool: "Pool[Http1Client]",
+        scheme: str = "http",
+    ) -> None:
+        """Describe a peer; an IPv6 address may come with its brackets."""
+        bare = host.removeprefix("[").removesuffix("]")
+        shown = f"[{bare}]" if ":" in bare else bare
+        self.host = bare
+        self.port = port
+        self.weight = weight
+        self.priority = priority
+        self.pool = pool
+        # The port stands in Host only when it is not the scheme's own (upstreams.md section 6).
+        self.authority = (shown if port == DEFAULT_PORTS.get(scheme) else f"{shown}:{port}").encode()
+
+    def __repr__(self) -> str:
+        """Show the address."""
+        return f"{self.host}:{self.port}"
+
+
+class Upstream:
+    """A named set of peers with one balancer; replaced as a whole when its configuration changes."""
+
+    __slots__ = ("balancer", "host", "id", "pass_host", "peers", "retries", "retry_timeout", "timeout")
+
+    def __init__(
+        self,
+        id_: str,
+        peers: Sequence[Peer],
+        balancer: "Balancer | None",
+        retries: int | None,
+        retry_timeout: float,
+        timeout: Timeout | None,
+        pass_host: str,
+        upstream_host: str | None,
+    ) -> None:
+        self.id = id_
+        self.peers = tuple(peers)
+        self.balancer = balancer
+        self.retries = max(0, len(peers) - 1) if retries is None else retries
+        self.retry_timeout = retry_timeout
+        self.timeout = timeout or DEFAULT_TIMEOUT
+        self.pass_host = pass_host == "pass"  # noqa: S105 - a field's name
+        rewritten = pass_host == "rewrite" and upstream_host  # noqa: S105
+        self.host = rewritten.encode() if rewritten else None
+
+    def host_for(self, peer: Peer) -> bytes:
+        """Return the Host to send when it is not the client's: the configured one, or the peer's."""
+        return peer.authority if self.host is None else self.host
+
+    def __repr__(self) -> str:
+        """Show id and peers."""
+        return f"<Upstream {self.id} {list(self.peers)}>"
+
+
+class UpstreamCell:
+    """A place that routes point at; a changed upstream is one assignment, however many routes use it."""
+
+    __slots__ = ("current", "id")
+
+    def __init__(self, id_: str, current: Upstream | None = None) -> None:
+        self.id = id_
+        self.current = current
+
+
+class ServiceCell:
+    """A place that the routes of a service point at; ``exists`` is false while only the reference is known."""
+
+    __slots__ = ("exists", "hosts", "id", "upstream")
+
+    def __init__(self, id_: str) -> None:
+        self.id = id_
+        self.exists = False
+        self.hosts: tuple[str, ...] = ()
+        self.upstream: UpstreamCell | None = None
