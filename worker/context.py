@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
-
 from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
 from worker.routing.router import Router
@@ -59,11 +58,12 @@ class WorkerContext:
         self.downstream_connections: set[Http1Server] = set()
         self.upstream_connections: set[Http1Client] = set()
         self.router = Router()
-        self.pools = Pools()
+        self.pools: Pools[Http1Client] = Pools()
         self.switcher = Switcher(store, self.router, self.pools, seed)
         self.access_log: AccessLog | None = None
-        if settings.access_log != "off":
-            self.access_log = AccessLog(settings.access_log_path(), settings.access_log_format, loop)
+        path = settings.access_log_path()
+        if path is not None:
+            self.access_log = AccessLog(path, settings.access_log_format, loop)
         self._janitor = Janitor(self)
         self.refresh_date()
 

@@ -7,15 +7,18 @@ one assignment. A request that has begun keeps the objects it found.
 
 import logging
 from collections.abc import Callable, Sequence
-
-from config_sync.cache import Change, ConfigStore
+from typing import TYPE_CHECKING
 
 from config_sync import schema
+from config_sync.cache import Change, ConfigStore
 from worker.routing.route import AddressCondition, Pattern, Route
 from worker.routing.router import Router
 from worker.upstream import balancers
 from worker.upstream.peer import DEFAULT_PORTS, Peer, ServiceCell, Upstream, UpstreamCell
 from worker.upstream.pool import PoolKey, Pools
+
+if TYPE_CHECKING:
+    from worker.http.http1_client import Http1Client
 
 log = logging.getLogger("propylon.switcher")
 
@@ -26,7 +29,7 @@ SUPPORTED_SCHEMES = frozenset(("http",))
 class Switcher:
     """Keeps router and upstreams equal to the configuration."""
 
-    def __init__(self, store: ConfigStore, router: Router, pools: Pools, seed: int = 0) -> None:
+    def __init__(self, store: ConfigStore, router: Router, pools: "Pools[Http1Client]", seed: int = 0) -> None:
         """Listen to a store; what it already holds is taken over at once."""
         self._router = router
         self._pools = pools

@@ -196,6 +196,8 @@ class Http1Server(asyncio.Protocol):
             self._pending = b""
             self.keep_alive = self._asks_keep_alive and not self._context.draining
         else:
+            if data[0] in b"\r\n":
+                data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before the request line
             end = data.find(b"\r\n\r\n") + 4
             if end == 3:
                 self._head_incomplete(data)
@@ -223,14 +225,12 @@ class Http1Server(asyncio.Protocol):
             exchange.coroutine = None
 
     def _head_incomplete(self, data: bytes) -> None:
+        self._pending = data
+        if not data:
+            return
         if self._state is State.IDLE:
-            # RFC 9112 section 2.2: an empty line before the request line is ignored.
-            data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
-            if not data:
-                return
             self._state = State.HEAD
             self._since = self._context.now
-        self._pending = data
         limit = self._context.settings.large_client_header_buffers
         if len(data) > limit:
             exchange = Exchange(self, self._context.time())
@@ -241,8 +241,6 @@ class Http1Server(asyncio.Protocol):
         self._head = b""
         if len(head) > self._context.settings.large_client_header_buffers:
             raise HeadersTooLarge(f"request head of {len(head)} bytes")
-        if head[:1] in b"\r\n":
-            head = head.lstrip(b"\r\n")
         try:
             self._parser.feed_data(head)
         except HttpParserUpgrade:

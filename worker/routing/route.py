@@ -5,7 +5,6 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from config_sync.schema import Timeout
-
 from worker.messages import Request
 
 if TYPE_CHECKING:

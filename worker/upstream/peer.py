@@ -66,8 +66,8 @@ class Upstream:
         self.retries = max(0, len(peers) - 1) if retries is None else retries
         self.retry_timeout = retry_timeout
         self.timeout = timeout or DEFAULT_TIMEOUT
-        self.pass_host = pass_host == "pass"  # noqa: S105 - a field's name
-        rewritten = pass_host == "rewrite" and upstream_host  # noqa: S105
+        self.pass_host = pass_host == "pass"
+        rewritten = pass_host == "rewrite" and upstream_host
         self.host = rewritten.encode() if rewritten else None
 
     def host_for(self, peer: Peer) -> bytes:

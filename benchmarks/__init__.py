@@ -1,0 +1,1 @@
+"""Measurements of Propylon; README.md tells the method."""

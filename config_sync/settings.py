@@ -1,0 +1,271 @@
+"""The settings a process is started with: ``conf/config.yaml``, checked in full before anything happens.
+
+The file is parsed as YAML; ``${{VAR}}`` and ``${{VAR:=default}}`` in a value are then replaced from the
+environment, and the result is read as a YAML scalar again, so that a number stays a number and nothing in a
+variable can change the structure of the file. An unknown key is refused with its path.
+"""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import yaml
+
+from config_sync.errors import SettingsError
+
+_PLACEHOLDER = re.compile(r"\$\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?::=(.*?))?\}\}")
+_SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+ETCD_HOST_VARIABLE = "APISIX_DEPLOYMENT_ETCD_HOST"
+
+
+class TlsSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """TLS towards etcd; paths of PEM files."""
+
+    cert: str = ""
+    key: str = ""
+    ca: str = ""
+    verify: bool = True
+    sni: str = ""
+
+
+class EtcdSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where the configuration is kept; durations in seconds."""
+
+    host: tuple[str, ...] = ("http://127.0.0.1:2379",)
+    prefix: str = "/apisix"
+    timeout: float = 30.0
+    watch_timeout: float = 50.0
+    resync_delay: float = 5.0
+    user: str = ""
+    password: str = ""
+    tls: TlsSettings = TlsSettings()
+
+    def __repr__(self) -> str:
+        """Show everything but the password."""
+        return f"EtcdSettings(host={self.host!r}, prefix={self.prefix!r}, user={self.user!r})"
+
+
+class Address(NamedTuple):
+    """An address to listen on."""
+
+    host: str
+    port: int
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The family its sockets are of."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def __str__(self) -> str:
+        """Write it as in the settings."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """All settings; ``conf/config.yaml`` tells what each means."""
+
+    worker_processes: int | Literal["auto"] = "auto"
+    listen: tuple[str, ...] = ("0.0.0.0:9080",)
+    backlog: int = 511
+    pid: str = "propylon.pid"
+    runtime_dir: str = "run"
+    user: str = ""
+    error_log: str = "stderr"
+    log_level: Literal["debug", "info", "notice", "warn", "error", "crit"] = "info"
+    access_log: str | Literal[False] = "access.log"
+    access_log_format: Literal["combined", "json"] = "combined"
+    keepalive_timeout: float = 75.0
+    client_header_timeout: float = 60.0
+    client_body_timeout: float = 60.0
+    send_timeout: float = 60.0
+    client_max_body_size: int = 0
+    large_client_header_buffers: int = 32_768
+    worker_connections: int = 16_384
+    worker_shutdown_timeout: float = 240.0
+    worker_startup_timeout: float = 60.0
+    worker_heartbeat_timeout: float = 30.0
+    etcd: EtcdSettings = EtcdSettings()
+
+    def addresses(self) -> list[Address]:
+        """Return the addresses to listen on."""
+        return [parse_address(text) for text in self.listen]
+
+    def worker_count(self) -> int:
+        """Return the number of workers; ``auto`` is what affinity and CPU quota leave us."""
+        return available_cpus() if self.worker_processes == "auto" else self.worker_processes
+
+    def path(self, name: str) -> Path:
+        """Return a path that a setting names relative to ``runtime_dir``."""
+        return Path(self.runtime_dir) / name
+
+    def access_log_path(self) -> Path | None:
+        """Return where requests are logged; None for nowhere."""
+        return None if self.access_log in (False, "off") else self.path(str(self.access_log))
+
+    def error_log_path(self) -> Path | None:
+        """Return where errors are logged; None for standard error."""
+        return None if self.error_log == "stderr" else self.path(self.error_log)
+
+
+def parse_address(text: str) -> Address:
+    """Read ``host:port``, ``[v6]:port`` or a port alone.
+
+    Raises:
+        SettingsError: it is none of these.
+    """
+    host, colon, port = text.rpartition(":")
+    host = (host if colon else "0.0.0.0").removeprefix("[").removesuffix("]")  # noqa: S104 - a port alone means all
+    if not port.isdigit() or int(port) > 65535 or (":" in host and not text.startswith("[")):
+        raise SettingsError(f"{text!r} is no address; write host:port or [ipv6]:port")
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except OSError:
+        if host != "localhost":
+            raise SettingsError(f"{text!r}: the host must be an IP address") from None
+        host = "127.0.0.1"
+    return Address(host, int(port))
+
+
+def available_cpus() -> int:
+    """Count the CPUs this process may use: its affinity, bounded by the cgroup's quota, at least 1."""
+    count = len(os.sched_getaffinity(0))
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    return max(1, min(count, int(quota))) if quota is not None else count
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    for name, period_name in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = (root / name).read_text().split()
+            if period_name is not None:
+                words += (root / period_name).read_text().split()
+            quota, period = words[:2]
+            return None if quota in ("max", "-1") else max(1.0, int(quota) / int(period))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def load_settings(path: str | Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read and check a settings file.
+
+    Raises:
+        SettingsError: with the file and the key, and what would be right.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        tree = yaml.safe_load(text)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is no YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path}: must be a mapping of settings")
+    try:
+        return read_settings(tree, environment)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def read_settings(tree: dict[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Make settings of a parsed file; raises SettingsError with the key."""
+    tree = _substituted(tree, environment, "")
+    _normalise(tree, environment)
+    try:
+        settings = msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).rpartition(" - at `$.")
+        key = place.rstrip("`")
+        raise SettingsError(f"{key}: {reason}" if reason else str(error)) from error
+    _check(settings)
+    return settings
+
+
+def _substituted(value: Any, environment: Mapping[str, str], place: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _substituted(inner, environment, f"{place}.{key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_substituted(inner, environment, f"{place}[{at}]") for at, inner in enumerate(value)]
+    if not isinstance(value, str) or "${{" not in value:
+        return value
+
+    def replace(found: re.Match[str]) -> str:
+        name, default = found[1], found[2]
+        text = environment.get(name, default)
+        if text is None:
+            raise SettingsError(f"{place.lstrip('.')}: the environment has no {name}; set it or write a default")
+        return text
+
+    text = _PLACEHOLDER.sub(replace, value)
+    try:
+        scalar = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return scalar if isinstance(scalar, int | float | bool) else text
+
+
+def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for name in ("client_max_body_size", "large_client_header_buffers"):
+        if isinstance(tree.get(name), str):
+            tree[name] = parse_size(tree[name], name)
+    if isinstance(tree.get("listen"), str | int):
+        tree["listen"] = [str(tree["listen"])]
+    elif isinstance(tree.get("listen"), list):
+        tree["listen"] = [str(entry) for entry in tree["listen"]]
+    etcd = tree.get("etcd")
+    if isinstance(etcd, dict) and isinstance(etcd.get("host"), str):
+        etcd["host"] = [etcd["host"]]
+    hosts = environment.get(ETCD_HOST_VARIABLE)
+    if hosts:
+        try:
+            tree["etcd"] = {**(etcd or {}), "host": json.loads(hosts)}
+        except json.JSONDecodeError as error:
+            raise SettingsError(f"{ETCD_HOST_VARIABLE} in the environment is no JSON list: {error}") from error
+
+
+def parse_size(text: str, key: str) -> int:
+    """Read a number of bytes with an optional k, m or g."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise SettingsError(f"{key}: {text!r} is no size; write bytes, or a number with k, m or g")
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def _check(settings: Settings) -> None:
+    def require(holds: bool, text: str) -> None:
+        if not holds:
+            raise SettingsError(text)
+
+    require(
+        settings.worker_processes == "auto" or 1 <= settings.worker_processes <= 1024,
+        "worker_processes: must be auto or 1 to 1024",
+    )
+    require(bool(settings.listen), "listen: must name at least one address")
+    require(settings.backlog >= 1, "backlog: must be at least 1")
+    require(settings.large_client_header_buffers >= 1024, "large_client_header_buffers: must be at least 1k")
+    require(settings.client_max_body_size >= 0, "client_max_body_size: must be at least 0")
+    require(settings.worker_connections >= 1, "worker_connections: must be at least 1")
+    require(bool(settings.etcd.host), "etcd.host: must name at least one endpoint")
+    require(
+        settings.etcd.prefix.startswith("/") and not settings.etcd.prefix.endswith("/"),
+        "etcd.prefix: must begin with a slash and not end with one",
+    )
+    for name in Settings.__struct_fields__:
+        if name.endswith("_timeout"):
+            require(getattr(settings, name) > 0, f"{name}: must be greater than 0 seconds")
+    for name in ("timeout", "watch_timeout", "resync_delay"):
+        require(getattr(settings.etcd, name) > 0, f"etcd.{name}: must be greater than 0 seconds")
+    for at, text in enumerate(settings.listen):
+        try:
+            parse_address(text)
+        except SettingsError as error:
+            raise SettingsError(f"listen[{at}]: {error}") from error
+    require(len(set(settings.addresses())) == len(settings.listen), "listen: has the same address twice")

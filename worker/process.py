@@ -1,0 +1,196 @@
+"""One worker's life; the place that wires every part together.
+
+    STARTING ──► READY ──► DRAINING ──► exit
+
+A worker begins in the child of a fork. It accepts nobody before its configuration is complete, and at least as
+new as that of the worker it replaces; then it says so to the master. Told to drain, it leaves its listening
+sockets to its successor, finishes what is under way, and exits.
+"""
+
+import asyncio
+import grp
+import logging
+import os
+import pwd
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+import uvloop
+
+from config_sync.cache import ConfigStore
+from config_sync.errors import SettingsError
+from config_sync.etcd.sync import EtcdProvider
+from config_sync.settings import Settings
+from worker.context import WorkerContext
+from worker.http.http1_server import Http1Server
+from worker.observability.logs import ErrorLog
+from worker.scoreboard import Entry, WorkerState
+
+log = logging.getLogger("propylon.worker")
+
+EXIT_SETTINGS = 78  # EX_CONFIG: starting again with the same settings is of no use
+HEARTBEAT = 1.0  # seconds
+READY = b"ready"
+DRAIN = b"drain"
+MAX_MESSAGE_BYTES = 4_096
+
+
+@dataclass(frozen=True)
+class WorkerBoot:
+    """What a worker is born with."""
+
+    settings: Settings
+    slot: int
+    generation: int
+    sockets: list[socket.socket]  # listening, of its slot
+    control: socket.socket  # to the master; a message a packet, its end means the master is gone
+    entry: Entry
+    minimum_revision: int  # not ready below it
+
+
+def run_worker(boot: WorkerBoot) -> int:
+    """Live, and return the exit code."""
+    error_log = ErrorLog(boot.settings.error_log_path(), boot.settings.log_level, in_thread=True)
+    try:
+        drop_privileges(boot.settings.user)
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        Worker(boot, loop, error_log).run()
+    except (SettingsError, OSError) as error:
+        log.critical("worker %d cannot start: %s", boot.slot, error)
+        return EXIT_SETTINGS
+    finally:
+        boot.entry.state = WorkerState.EXITED
+        error_log.close()
+    return 0
+
+
+def drop_privileges(user: str) -> None:
+    """Become ``name`` or ``name:group``, when we are root and a user is given.
+
+    Raises:
+        SettingsError: there is no such user or group.
+    """
+    if not user or os.geteuid() != 0:
+        return
+    name, _, group = user.partition(":")
+    try:
+        account = pwd.getpwnam(name)
+        gid = grp.getgrnam(group).gr_gid if group else account.pw_gid
+    except KeyError as error:
+        raise SettingsError(f"user: {error}") from error
+    os.initgroups(name, gid)
+    os.setgid(gid)
+    os.setuid(account.pw_uid)
+
+
+class Worker:
+    """The parts of a worker, and what moves it from one state to the next."""
+
+    def __init__(self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop, error_log: ErrorLog) -> None:
+        self._boot = boot
+        self._loop = loop
+        self._error_log = error_log
+        self._store = ConfigStore()
+        self._context = WorkerContext(boot.settings, loop, self._store, boot.slot)
+        self._provider = EtcdProvider(boot.settings.etcd, self._store, loop, self._synced, self._progressed)
+        self._servers: list[asyncio.Server] = []
+        self._task: asyncio.Task[None] | None = None
+        self._drain_until = 0.0
+
+    def run(self) -> None:
+        """Run the loop until the worker has nothing left to do."""
+        loop = self._loop
+        loop.add_signal_handler(signal.SIGTERM, loop.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.drain)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        self._boot.control.setblocking(False)
+        loop.add_reader(self._boot.control.fileno(), self._control_received)
+        self._beat()
+        self._provider.start()
+        try:
+            loop.run_forever()
+        finally:
+            self._provider.stop()
+            self._context.close()
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    # becoming ready
+
+    def _synced(self, revision: int) -> None:
+        log.debug("worker %d of generation %d has revision %d", self._boot.slot, self._boot.generation, revision)
+
+    def _progressed(self, revision: int) -> None:
+        self._boot.entry.revision = revision
+        if self._boot.entry.state == WorkerState.STARTING and self._task is None:
+            if revision >= self._boot.minimum_revision:
+                self._task = self._loop.create_task(self._accept())
+            else:
+                log.info("waiting for revision %d, at %d", self._boot.minimum_revision, revision)
+
+    async def _accept(self) -> None:
+        boot = self._boot
+        context = self._context
+        context.start()
+        for sock in boot.sockets:
+            # The loop calls listen() again, so it must be given the real backlog.
+            server = await self._loop.create_server(
+                lambda: Http1Server(context), sock=sock, backlog=boot.settings.backlog
+            )
+            self._servers.append(server)
+        boot.entry.state = WorkerState.READY
+        boot.control.send(READY)
+        log.info("worker %d of generation %d is ready at revision %d", boot.slot, boot.generation, self._store.revision)
+
+    # what the master says
+
+    def _control_received(self) -> None:
+        try:
+            message = self._boot.control.recv(MAX_MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if message in (DRAIN, b""):
+            if not message:
+                log.error("the master is gone")
+                self._loop.remove_reader(self._boot.control.fileno())
+            self.drain()
+
+    def drain(self) -> None:
+        """Accept nobody any more, finish what is under way, and stop the loop."""
+        if self._boot.entry.state != WorkerState.READY:
+            self._loop.stop()
+            return
+        self._boot.entry.state = WorkerState.DRAINING
+        for server in self._servers:
+            server.close()
+        self._context.drain()
+        self._drain_until = self._loop.time() + self._boot.settings.worker_shutdown_timeout
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if self._context.is_idle():
+            self._loop.stop()
+        elif self._loop.time() > self._drain_until:
+            log.warning("%d connections are cut after worker_shutdown_timeout", self._context.connections)
+            self._loop.stop()
+        else:
+            self._loop.call_later(0.05, self._check_drained)
+
+    def _reopen_logs(self) -> None:
+        self._error_log.reopen()
+        self._context.reopen_logs()
+
+    # what the worker says
+
+    def _beat(self) -> None:
+        entry, context = self._boot.entry, self._context
+        entry.heartbeat_ns = time.monotonic_ns()
+        entry.connections = context.connections
+        entry.requests = context.requests
+        entry.accepted = context.accepted
+        self._loop.call_later(HEARTBEAT, self._beat)
