@@ -640,14 +640,10 @@ def reload_result(settings: Settings) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``propylon``."""
-    parser = argparse.ArgumentParser(
-        "propylon", description="An API gateway configured from etcd."
-    )
+    parser = argparse.ArgumentParser("propylon", description="An API gateway configured from etcd.")
     parser.add_argument("-c", dest="conf", metavar="FILE", default="conf/config.yaml", help="settings (%(default)s)")
     parser.add_argument("-t", dest="test", action="store_true", help="check the settings and exit")
-    parser.add_argument(
-        "-s", dest="signal", choices=SIGNALS, help="signal a running master; reload waits"
-    )
+    parser.add_argument("-s", dest="signal", choices=SIGNALS, help="signal a running master; reload waits")
     parser.add_argument("-v", action="version", version=f"propylon {own_version()}")
     options = parser.parse_args(arguments)
     try:

@@ -207,6 +207,7 @@ class Nginx(Side):
     proxy_set_header Connection "";
     proxy_set_header Host $http_host;
     proxy_request_buffering off;
+    client_body_buffer_size 128k;
     proxy_max_temp_file_size 0;
     proxy_buffer_size 16k;
     proxy_buffers 8 16k;

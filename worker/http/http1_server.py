@@ -232,10 +232,13 @@ class Http1Server(asyncio.Protocol):
             self._state = State.HEAD
             self._since = self._context.now
         limit = self._context.settings.large_client_header_buffers
+        error: ProxyError | None = None
         if len(data) > limit:
-            exchange = Exchange(self, self._context.time())
-            line_complete = b"\n" in data[:limit]
-            self._refuse(exchange, HeadersTooLarge("head") if line_complete else TargetTooLong("request line"))
+            error = HeadersTooLarge("head") if b"\n" in data[:limit] else TargetTooLong("request line")
+        elif data.count(b"\n") != data.count(b"\r\n"):
+            error = BadRequest("bare LF in the head")
+        if error is not None:
+            self._refuse(Exchange(self, self._context.time()), error)
 
     def _read_head(self, head: bytes) -> Request:
         self._head = b""

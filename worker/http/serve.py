@@ -155,7 +155,7 @@ def refuse(context: "WorkerContext", exchange: Exchange, error: ProxyError) -> N
     close_connection(exchange)
     if error.source is not Source.DOWNSTREAM:
         log.error("%s, client: %s, request: %r", error, downstream.remote_address, exchange.request)
-    elif log.isEnabledFor(logging.INFO):
+    elif not isinstance(error, RouteNotFound | ClientClosed):  # these the access log tells
         log.info("%s: %s, client: %s", type(error).__name__, error, downstream.remote_address)
     if exchange.status:
         downstream.abort()

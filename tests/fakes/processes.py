@@ -1,0 +1,247 @@
+"""Real etcd and a real gateway as child processes, on free ports, below a temporary directory."""
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 20.0  # seconds for anything that must come true
+
+
+def wait_until(holds: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait for a condition."""
+    until = time.monotonic() + patience
+    while not holds():
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {patience} s: {what}")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Etcd:
+    """A single member."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._client_port = free_port()
+        self._peer_port = free_port()
+        self.url = f"http://127.0.0.1:{self._client_port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, with the data it had, and wait until it answers."""
+        peer = f"http://127.0.0.1:{self._peer_port}"
+        self._process = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "etcd"),
+                *("--data-dir", str(self._directory / "etcd"), "--log-level", "error", "--unsafe-no-fsync"),
+                *("--heartbeat-interval", "10", "--election-timeout", "100"),
+                *("--listen-client-urls", self.url, "--advertise-client-urls", self.url),
+                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                *("--initial-cluster", f"default={peer}"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(self._answers, "etcd answers")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            self.call("kv/range", {"key": "AA=="})
+            return True
+        return False
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Stop it with a signal; nothing happens when it does not run."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait()
+            self._process = None
+
+    def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Call the JSON gateway."""
+        request = urllib.request.Request(f"{self.url}/v3/{path}", json.dumps(body).encode(), method="POST")
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            decoded: dict[str, Any] = json.load(answer)
+            return decoded
+
+    def put(self, key: str, value: object) -> int:
+        """Write a key below /apisix, as JSON unless it is bytes; returns the revision."""
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return int(
+            self.call("kv/put", {"key": _key(key), "value": base64.b64encode(raw).decode()})["header"]["revision"]
+        )
+
+    def delete(self, key: str) -> None:
+        """Delete a key below /apisix."""
+        self.call("kv/deleterange", {"key": _key(key)})
+
+    def compact(self, revision: int) -> None:
+        """Forget history before a revision."""
+        self.call("kv/compaction", {"revision": str(revision), "physical": True})
+
+
+def _key(key: str) -> str:
+    return base64.b64encode(f"/apisix/{key}".encode()).decode()
+
+
+class Gateway:
+    """A master with its workers."""
+
+    def __init__(self, directory: Path, etcd_url: str, **settings: object) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.conf = directory / "config.yaml"
+        self.settings: dict[str, object] = {
+            "worker_processes": 2,
+            "listen": [f"127.0.0.1:{self.port}"],
+            "runtime_dir": str(directory / "run"),
+            "error_log": "error.log",
+            "etcd": {"host": [etcd_url], "resync_delay": 0.2},
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write_conf(self, **changes: object) -> None:
+        """Write the settings file, with changes to what it was."""
+        self.settings.update(changes)
+        self.conf.write_text(json.dumps(self.settings))
+
+    def start(self) -> None:
+        """Start the master and wait until all workers are ready."""
+        self.launch()
+        wait_until(lambda: "ready" in [line.rpartition(": ")[2] for line in self.log().splitlines()], "workers ready")
+
+    def launch(self) -> None:
+        """Start the master."""
+        self.write_conf()
+        output = (self.directory / "output").open("ab")
+        with output:
+            self.process = subprocess.Popen(
+                [sys.executable, "master.py", "-c", str(self.conf)], cwd=ROOT, stdout=output, stderr=output
+            )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal the master and wait for its end; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        self.process = None
+        return code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the master."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command line tool on this gateway's settings."""
+        return subprocess.run(
+            [sys.executable, "master.py", "-c", str(self.conf), *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * 2,
+            check=False,
+        )
+
+    def log(self) -> str:
+        """Return the error log."""
+        path = self.directory / "run" / "error.log"
+        return path.read_text() if path.exists() else ""
+
+    def workers(self) -> set[int]:
+        """Return the pids of the living workers."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return {int(pid) for pid in children if _state(int(pid)) not in ("Z", "")}
+
+    def get(self, path: str, host: str = "a.com") -> tuple[int, bytes]:
+        """Ask over a new connection; returns status and body."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            return read_response(sock)
+
+    def connection_to(self, pid: int) -> socket.socket:
+        """Open a connection that a certain worker has accepted."""
+        for _ in range(500):
+            sock = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+            if self._owner_of(sock) == pid:
+                return sock
+            sock.close()
+        raise AssertionError(f"worker {pid} accepts nobody")
+
+    def _owner_of(self, sock: socket.socket) -> int | None:
+        local, remote = sock.getsockname()[1], self.port
+        request(sock, "/whose")
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            words = line.split()
+            if int(words[1][9:], 16) == remote and int(words[2][9:], 16) == local:
+                return self._holder_of(f"socket:[{words[9]}]")
+        return None
+
+    def _holder_of(self, name: str) -> int | None:
+        for pid in self.workers():
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(fd) == name:
+                        return pid
+        return None
+
+    def kill(self) -> None:
+        """End it whatever it does."""
+        if self.process is not None:
+            children = self.workers()
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def request(sock: socket.socket, path: str, host: str = "a.com") -> tuple[int, bytes]:
+    """Ask over a connection that stays open."""
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    return read_response(sock)
+
+
+def read_response(sock: socket.socket) -> tuple[int, bytes]:
+    """Read one answer that has a Content-Length, or is ended by the connection."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = sock.recv(65536)
+        if not piece:
+            return 0, data
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), None)
+    while length is None or len(body) < length:
+        piece = sock.recv(65536)
+        if not piece:
+            break
+        body += piece
+    return int(head.split(b" ")[1]), body

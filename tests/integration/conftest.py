@@ -1,0 +1,33 @@
+"""A real etcd, a real upstream and a real gateway for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.processes import Etcd, Gateway
+from tests.fakes.upstream import Upstream
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[Etcd]:
+    member = Etcd(tmp_path)
+    member.start()
+    yield member
+    member.kill()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, etcd: Etcd, upstream: Upstream) -> Iterator[Gateway]:
+    """A gateway with two workers whose route 1 leads everything to the upstream."""
+    etcd.put("routes/1", {"uri": "/*", "upstream": {"nodes": {f"127.0.0.1:{upstream.port}": 1}}})
+    running = Gateway(tmp_path, etcd.url)
+    running.start()
+    yield running
+    running.kill()
