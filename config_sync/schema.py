@@ -211,6 +211,7 @@ def _decode(kind: type[R], raw: bytes, id_: str, prepare: Callable[[dict[str, An
         raise InvalidResource("$", "must be an object")
     known = set(kind.__struct_fields__)
     warnings = [f"$.{name}: unknown field, ignored" for name in value if name not in known]
+    _refuse_null(value, "$")
     _read_ids(value)
     prepare(value)
     try:
@@ -220,6 +221,12 @@ def _decode(kind: type[R], raw: bytes, id_: str, prepare: Callable[[dict[str, An
         raise InvalidResource(path.rstrip("`") if reason else "$", reason or str(error)) from error
     resource.id = id_  # type: ignore[attr-defined]
     return resource, warnings
+
+
+def _refuse_null(value: dict[str, Any], path: str) -> None:
+    for name, member in value.items():
+        if member is None:
+            raise InvalidResource(f"{path}.{name}", "must not be null; leave it out")
 
 
 def _read_ids(value: dict[str, Any]) -> None:
@@ -261,6 +268,7 @@ def _prepare_route(value: dict[str, Any]) -> None:
     if "methods" in value and isinstance(value["methods"], list):
         _refuse_repeated(value["methods"], "$.methods")
     if isinstance(value.get("upstream"), dict):
+        _refuse_null(value["upstream"], "$.upstream")
         _read_ids(value["upstream"])
         _prepare_upstream(value["upstream"], "$.upstream")
 
@@ -271,6 +279,7 @@ def _prepare_service(value: dict[str, Any]) -> None:
     if value.get("hosts") in ([], {}) and "hosts" in value:
         raise InvalidResource("$.hosts", "must not be empty")
     if isinstance(value.get("upstream"), dict):
+        _refuse_null(value["upstream"], "$.upstream")
         _read_ids(value["upstream"])
         _prepare_upstream(value["upstream"], "$.upstream")
 

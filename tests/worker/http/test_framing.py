@@ -1,11 +1,10 @@
 """What framing reads in heads and chunked bodies, and what it refuses."""
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes.splitting import split
 from worker.errors import BadRequest, ExpectationFailed, InvalidResponse, NotImplementedCoding
 from worker.http.framing import (
     ChunkedDecoder,
@@ -134,11 +133,6 @@ def decode(pieces: list[bytes]) -> tuple[bytes, bytes, ChunkedDecoder]:
         decoded, rest = decoder.feed(piece)
         body += decoded
     return body, rest, decoder
-
-
-def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    return [data[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.lists(st.integers(0, 10_000), max_size=12))

@@ -1,0 +1,339 @@
+"""The watch machine as scripts: what has happened in, commands out."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config_sync.cache import ConfigStore, Deletion, Entry, place_of
+from config_sync.etcd.messages import Header, KeyValue, RangeAnswer, WatchError, WatchEvent, WatchLine, WatchResult
+from config_sync.etcd.watch import (
+    TRANSITIONS,
+    Apply,
+    Authenticate,
+    Command,
+    Disconnect,
+    Limits,
+    OpenWatch,
+    ReadPage,
+    Replace,
+    Report,
+    State,
+    Trigger,
+    UseNextEndpoint,
+    Watch,
+)
+
+PREFIX = b"/apisix/"
+
+
+class Script:
+    """A machine and the versions of keys that were applied."""
+
+    def __init__(self, has_credentials: bool = False) -> None:
+        self.versions: dict[str, tuple[int, int]] = {}
+        self.watch = Watch(PREFIX, Limits(30, 50), has_credentials, self.versions.get, lambda: 0.5)
+
+    def watching(self, revision: int = 10) -> "Script":
+        """Bring it to watch at a revision."""
+        self.watch.start(0.0)
+        self.watch.page_received(RangeAnswer(Header(1, 1, revision)), 0.0)
+        assert self.watch.line_received(created(revision), 0.0) == []
+        assert self.watch.state is State.WATCHING
+        return self
+
+
+def kv(key: str, mod: int, create: int = 0, version: int = 1) -> KeyValue:
+    return KeyValue(PREFIX + key.encode(), b"{}", mod, create or mod, version)
+
+
+def created(revision: int) -> WatchLine:
+    return WatchLine(WatchResult(Header(1, 1, revision), 1, created=True))
+
+
+def events(*records: KeyValue | tuple[str, int], header: int = 999, fragment: bool = False) -> WatchLine:
+    """A message; a pair is the deletion of a key at a revision."""
+    found = []
+    for record in records:
+        if isinstance(record, KeyValue):
+            found.append(WatchEvent(record))
+        else:
+            key, revision = record
+            found.append(WatchEvent(KeyValue(PREFIX + key.encode(), mod_revision=revision), "DELETE"))
+    return WatchLine(WatchResult(Header(1, 1, header), 1, events=found, fragment=fragment))
+
+
+def error(message: str, code: int = 0) -> WatchLine:
+    return WatchLine(error=WatchError(code, message))
+
+
+def without_reports(commands: Sequence[Command]) -> list[Command]:
+    return [command for command in commands if not isinstance(command, Report)]
+
+
+OPEN_10 = OpenWatch(10, 50)
+GIVE_UP = [Disconnect(), UseNextEndpoint()]
+
+
+def test_list_in_pages_at_one_revision_then_watch_from_there() -> None:
+    watch = Script().watch
+    assert watch.start(0.0) == [ReadPage(PREFIX, 0)]
+    page = RangeAnswer(Header(1, 1, 10), [kv("routes/1", 5)], more=True, count=2)
+    assert watch.page_received(page, 0.0) == [ReadPage(b"/apisix/routes/1\0", 10)]
+    last = RangeAnswer(Header(1, 1, 12), [kv("routes/2", 7)], count=1)
+    entries = {"routes/1": Entry("routes/1", b"{}", 5, 5, 1), "routes/2": Entry("routes/2", b"{}", 7, 7, 1)}
+    assert watch.page_received(last, 0.0) == [Replace(entries, 10), OPEN_10]
+    assert watch.cursor == 10
+
+
+def test_events_move_the_cursor_and_headers_do_not() -> None:
+    watch = Script().watching().watch
+    assert watch.line_received(events(kv("routes/1", 11), header=5000), 1.0) == [
+        Apply([Entry("routes/1", b"{}", 11, 11, 1)], 11)
+    ]
+    assert watch.cursor == 11
+    assert watch.line_received(events(("routes/1", 12)), 1.0) == [Apply([Deletion("routes/1", 12)], 12)]
+
+
+def test_what_is_not_newer_than_the_cursor_is_dropped() -> None:
+    watch = Script().watching().watch
+    assert watch.line_received(events(kv("routes/1", 10)), 1.0) == []
+    assert watch.line_received(events(kv("routes/1", 9), kv("routes/2", 11)), 1.0) == [
+        Apply([Entry("routes/2", b"{}", 11, 11, 1)], 11)
+    ]
+
+
+def test_fragments_are_applied_together() -> None:
+    watch = Script().watching().watch
+    assert watch.line_received(events(kv("routes/1", 11), fragment=True), 1.0) == []
+    assert watch.cursor == 10
+    (apply,) = watch.line_received(events(kv("routes/2", 11)), 1.0)
+    assert isinstance(apply, Apply)
+    assert [event.key for event in apply.events] == ["routes/1", "routes/2"]
+
+
+def test_fragments_of_a_lost_stream_are_thrown_away() -> None:
+    watch = Script().watching().watch
+    watch.line_received(events(kv("routes/1", 11), fragment=True), 1.0)
+    assert without_reports(watch.connection_lost("reset", 1.0)) == GIVE_UP
+    assert watch.tick(2.0) == [OPEN_10]
+    watch.line_received(created(20), 2.0)
+    (apply,) = watch.line_received(events(kv("routes/2", 12)), 2.0)
+    assert isinstance(apply, Apply)
+    assert [event.key for event in apply.events] == ["routes/2"]
+
+
+def test_progress_of_our_watch_moves_the_cursor() -> None:
+    watch = Script().watching().watch
+    assert watch.line_received(WatchLine(WatchResult(Header(1, 1, 30), 1)), 1.0) == [Apply([], 30)]
+    assert watch.line_received(WatchLine(WatchResult(Header(1, 1, 40), -1)), 1.0) == []
+    assert watch.cursor == 30
+
+
+def test_the_end_of_a_poll_is_no_failure() -> None:
+    watch = Script().watching().watch
+    assert watch.line_received(error("context deadline exceeded", 4), 50.0) == [OPEN_10]
+    watch.line_received(created(10), 50.0)
+    assert watch.stream_ended(100.0) == [OPEN_10]
+
+
+@pytest.mark.parametrize("message", ["etcdserver: no leader", "transport is closing", "error reading from server: EOF"])
+def test_a_member_that_fails_is_left_with_the_same_cursor(message: str) -> None:
+    watch = Script().watching().watch
+    assert without_reports(watch.line_received(error(message, 14), 1.0)) == GIVE_UP
+    assert watch.state is State.WAITING
+    assert watch.wake_at == pytest.approx(1.05)
+    assert watch.tick(1.04) == []
+    assert watch.tick(1.06) == [OPEN_10]
+
+
+def test_delays_grow_to_a_second_and_begin_anew_after_a_success() -> None:
+    watch = Script().watching().watch
+    delays = []
+    for _ in range(8):
+        now = watch.wake_at or 0.0
+        watch.tick(now)
+        watch.connection_lost("refused", now)
+        assert watch.wake_at is not None
+        delays.append(round(watch.wake_at - now, 3))
+    assert delays == sorted(delays)
+    assert delays[-1] == 1.0
+    watch.tick(watch.wake_at or 0.0)
+    watch.line_received(created(10), 0.0)
+    watch.connection_lost("reset", 0.0)
+    assert watch.wake_at == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("state", "waits"), [(State.LISTING, 30.0), (State.OPENING, 5.0), (State.WATCHING, 55.0)])
+def test_silence_is_bounded_in_every_state(state: State, waits: float) -> None:
+    script = Script()
+    watch = script.watch
+    if state is State.WATCHING:
+        script.watching()
+    else:
+        watch.start(0.0)
+        if state is State.OPENING:
+            watch.page_received(RangeAnswer(Header(1, 1, 10)), 0.0)
+    assert watch.state is state
+    assert watch.tick(waits - 0.1) == []
+    assert without_reports(watch.tick(waits)) == GIVE_UP
+
+
+def test_compaction_beyond_the_cursor_lists_again() -> None:
+    watch = Script().watching().watch
+    canceled = WatchLine(WatchResult(Header(1), 1, canceled=True, compact_revision=44))
+    assert without_reports(watch.line_received(canceled, 1.0)) == [Disconnect(), ReadPage(PREFIX, 0)]
+
+
+def test_compaction_while_paging_begins_the_list_again() -> None:
+    watch = Script().watch
+    watch.start(0.0)
+    watch.page_received(RangeAnswer(Header(1, 1, 10), [kv("routes/gone", 5)], more=True), 0.0)
+    assert watch.call_failed(11, "mvcc: required revision has been compacted", 0.0) == [ReadPage(PREFIX, 0)]
+    assert watch.page_received(RangeAnswer(Header(1, 1, 20)), 0.0) == [Replace({}, 20), OpenWatch(20, 50)]
+
+
+def test_canceled_is_looked_at_before_created() -> None:
+    watch = Script().watching().watch
+    watch.stream_ended(1.0)
+    both = WatchLine(WatchResult(Header(1, 1, 10), -1, created=True, canceled=True, cancel_reason="range is empty"))
+    assert without_reports(watch.line_received(both, 1.0)) == GIVE_UP
+
+
+def test_a_member_or_store_behind_the_cursor_is_not_believed() -> None:
+    watch = Script().watching(10).watch
+    watch.stream_ended(1.0)
+    assert without_reports(watch.line_received(created(3), 1.0)) == GIVE_UP
+    assert watch.tick(5.0) == [ReadPage(PREFIX, 0)]
+    commands = watch.page_received(RangeAnswer(Header(1, 1, 3)), 5.0)
+    assert without_reports(commands) == [Replace({}, 3), OpenWatch(3, 50)]
+    assert any(isinstance(command, Report) and command.error for command in commands)
+
+
+def test_another_cluster_lists_again() -> None:
+    watch = Script().watching().watch
+    line = WatchLine(WatchResult(Header(2, 1, 11), 1, events=[WatchEvent(kv("routes/1", 11))]))
+    assert without_reports(watch.line_received(line, 1.0)) == [Disconnect(), ReadPage(PREFIX, 0)]
+    commands = watch.page_received(RangeAnswer(Header(2, 1, 4)), 1.0)
+    assert without_reports(commands) == [Replace({}, 4), OpenWatch(4, 50)]
+
+
+def test_a_version_that_jumps_means_lost_events() -> None:
+    script = Script().watching()
+    script.versions["routes/1"] = (5, 1)
+    lost = script.watch.line_received(events(kv("routes/1", 12, create=5, version=3)), 1.0)
+    assert without_reports(lost) == [Disconnect(), ReadPage(PREFIX, 0)]
+
+
+def test_versions_within_one_message_and_after_a_new_creation_are_no_jump() -> None:
+    script = Script().watching()
+    script.versions["routes/1"] = (5, 1)
+    line = events(kv("routes/1", 11, 5, 2), kv("routes/1", 12, 5, 3), ("routes/1", 13), kv("routes/1", 14, 14, 1))
+    (apply,) = script.watch.line_received(line, 1.0)
+    assert isinstance(apply, Apply)
+    assert len(apply.events) == 4
+
+
+def test_token_first_when_there_are_credentials() -> None:
+    watch = Script(has_credentials=True).watch
+    assert watch.start(0.0) == [Authenticate()]
+    assert watch.token_received(0.0) == [ReadPage(PREFIX, 0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        error("etcdserver: invalid auth token", 16),
+        WatchLine(
+            WatchResult(Header(1), 1, created=True, canceled=True, cancel_reason="etcdserver: permission denied")
+        ),
+        WatchLine(
+            WatchResult(Header(1), -1, created=True, canceled=True, cancel_reason="etcdserver: user name is empty")
+        ),
+    ],
+)
+def test_a_refused_token_is_renewed_once(line: WatchLine) -> None:
+    watch = Script(has_credentials=True).watch
+    watch.start(0.0)
+    watch.token_received(0.0)
+    watch.page_received(RangeAnswer(Header(1, 1, 10)), 0.0)
+    assert watch.line_received(line, 0.0) == [Disconnect(), Authenticate()]
+    assert watch.token_received(0.0) == [OPEN_10]
+    assert without_reports(watch.line_received(line, 0.0)) == GIVE_UP
+    assert watch.wake_at == pytest.approx(30.0)
+
+
+def test_every_state_is_in_the_table_and_can_be_left() -> None:
+    assert set(TRANSITIONS) == set(State)
+    reached = {state for moves in TRANSITIONS.values() for state in moves.values()}
+    assert reached == set(State) - {State.IDLE}
+    assert all(Trigger.FAILED in moves for state, moves in TRANSITIONS.items() if state is not State.IDLE)
+
+
+class History:
+    """A store that remembers every event, as etcd does until it is compacted."""
+
+    def __init__(self, chance: random.Random, size: int) -> None:
+        self.log: list[WatchEvent] = []
+        self.live: dict[bytes, KeyValue] = {}
+        revision = 1
+        for _ in range(size):
+            revision += 1
+            for id_ in chance.sample("abcd", chance.randint(1, 2)):
+                key = PREFIX + b"plugin_configs/" + id_.encode()
+                before = self.live.get(key)
+                if before is not None and chance.random() < 0.3:
+                    del self.live[key]
+                    self.log.append(WatchEvent(KeyValue(key, mod_revision=revision), "DELETE"))
+                    continue
+                create, version = (before.create_revision, before.version + 1) if before else (revision, 1)
+                self.live[key] = KeyValue(key, b"%d" % revision, revision, create, version)
+                self.log.append(WatchEvent(self.live[key]))
+        self.revision = revision
+
+    def since(self, revision: int) -> list[WatchEvent]:
+        return [event for event in self.log if event.kv.mod_revision >= revision]
+
+
+@settings(max_examples=200)
+@given(st.randoms(use_true_random=False), st.integers(1, 25))
+def test_any_cut_and_replay_ends_in_the_state_of_a_snapshot(chance: random.Random, size: int) -> None:
+    history = History(chance, size)
+    store = ConfigStore()
+
+    def known(key: str) -> tuple[int, int] | None:
+        directory, id_ = place_of(key) or ("", "")
+        item = store.caches[directory].items.get(id_)
+        return (item.create_revision, item.version) if item else None
+
+    watch = Watch(PREFIX, Limits(30, 50), False, known, chance.random)
+
+    def carry_out(commands: Sequence[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Apply):
+                store.apply(command.events, command.revision)
+            elif isinstance(command, Replace):
+                store.replace(command.entries, command.revision)
+
+    carry_out(watch.start(0.0))
+    carry_out(watch.page_received(RangeAnswer(Header(1, 1, 1)), 0.0))
+    now = 0.0
+    while watch.cursor < history.revision:
+        carry_out(watch.line_received(created(history.revision), now))
+        waiting = history.since(max(1, watch.cursor))
+        while waiting:
+            count = chance.randint(1, len(waiting))
+            ends_inside = count < len(waiting) and waiting[count].kv.mod_revision == waiting[count - 1].kv.mod_revision
+            message = WatchResult(Header(1, 1, history.revision), 1, events=waiting[:count], fragment=ends_inside)
+            carry_out(watch.line_received(WatchLine(message), now))
+            waiting = waiting[count:]
+            if chance.random() < 0.3:
+                break
+        now += 100.0
+        carry_out(watch.connection_lost("cut", now))
+        now += 100.0
+        carry_out(watch.tick(now))
+    live = {key[len(PREFIX) + len("plugin_configs/") :].decode(): record.value for key, record in history.live.items()}
+    assert {id_: item.raw for id_, item in store.caches["plugin_configs"].items.items()} == live

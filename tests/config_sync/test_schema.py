@@ -1,0 +1,160 @@
+"""Values as APISIX's tools write them, good and bad."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config_sync.errors import InvalidResource
+from config_sync.schema import Node, Timeout, decode_route, decode_service, decode_upstream
+
+NODES = {"nodes": {"127.0.0.1:1980": 1}}
+
+
+def raw(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_a_route_in_full() -> None:
+    value = {
+        "id": 5,
+        "uris": ["/a", "/b/*"],
+        "hosts": ["A.com", "*.B.com"],
+        "methods": ["GET", "POST"],
+        "remote_addrs": ["10.0.0.0/8", "::1"],
+        "priority": 3.0,
+        "vars": {},
+        "upstream": {
+            "type": "roundrobin",
+            "nodes": [{"host": "::1", "port": 80, "weight": 1, "priority": -1}],
+            "timeout": {"connect": 0.5, "send": 1, "read": 2},
+            "retries": 2,
+        },
+        "timeout": {"connect": 1, "send": 1, "read": 1},
+        "plugins": [],
+        "labels": {"a": "b"},
+        "status": 1,
+        "create_time": 1,
+    }
+    route, warnings = decode_route("5", raw(value))
+    assert warnings == []
+    assert route.id == "5"
+    assert route.hosts == ("a.com", "*.b.com")
+    assert route.methods == {"GET", "POST"}
+    assert route.priority == 3
+    assert route.vars == []
+    assert route.upstream is not None
+    assert route.upstream.nodes == (Node("[::1]", 1, 80, -1),)
+    assert route.upstream.timeout == Timeout(0.5, 1, 2)
+
+
+def test_one_and_several_are_the_same() -> None:
+    route, _ = decode_route("1", raw({"uri": "/a", "host": "A", "remote_addr": "10.0.0.1", "service_id": 7}))
+    assert (route.uris, route.hosts, route.remote_addrs, route.service_id) == (("/a",), ("a",), ("10.0.0.1",), "7")
+
+
+def test_nodes_as_a_map_keep_their_order() -> None:
+    value = {"nodes": {"b.com:81": 2, "a.com": 1, "[::1]:82": 3, "::2": 4}}
+    upstream, _ = decode_upstream("1", raw(value))
+    assert upstream.nodes == (Node("b.com", 2, 81), Node("a.com", 1), Node("[::1]", 3, 82), Node("[::2]", 4))
+
+
+def test_empty_nodes_are_valid() -> None:
+    nodes: object
+    for nodes in ([], {}):
+        assert decode_upstream("1", raw({"nodes": nodes}))[0].nodes == ()
+
+
+def test_unknown_fields_are_accepted_with_a_warning() -> None:
+    route, warnings = decode_route("1", raw({"uri": "/a", "service_id": "s", "meta": {}}))
+    assert route.uris == ("/a",)
+    assert warnings == ["$.meta: unknown field, ignored"]
+
+
+def test_an_empty_service_is_valid() -> None:
+    assert decode_service("1", b"{}")[0].hosts == ()
+
+
+ROUTE = {"uri": "/a", "upstream": NODES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"uri": None}, "$.uri"),
+        ({"uri": ""}, "$.uri"),
+        ({"uri": "x" * 4097}, "$.uri"),
+        ({"uris": ["/b"]}, "$.uris"),
+        ({"host": "a b"}, "$.host"),
+        ({"host": "a", "hosts": ["b"]}, "$.hosts"),
+        ({"hosts": []}, "$.hosts"),
+        ({"methods": ["FETCH"]}, "$.methods"),
+        ({"methods": ["GET", "GET"]}, "$.methods"),
+        ({"priority": "1"}, "$.priority"),
+        ({"priority": 1.5}, "$.priority"),
+        ({"status": 2}, "$.status"),
+        ({"remote_addr": "10.0.0.300"}, "$.remote_addr"),
+        ({"id": "a b"}, "$.id"),
+        ({"upstream_id": 0}, "$.upstream_id"),
+        ({"timeout": {"connect": 1, "send": 1}}, "$.timeout"),
+        ({"timeout": {"connect": 0, "send": 1, "read": 1}}, "$.timeout"),
+        ({"filter_func": "function(vars) return true end"}, "$.filter_func"),
+        ({"script": "return nothing"}, "$.script"),
+        ({"upstream": {}}, "$.upstream"),
+        ({"upstream": {"nodes": {"a:0": 1}}}, "$.upstream.nodes['a:0']"),
+        ({"upstream": {"nodes": {"a:1": -1}}}, "$.upstream.nodes[0]"),
+        ({"upstream": {"nodes": [{"host": "a"}]}}, "$.upstream.nodes[0]"),
+        ({"upstream": {"nodes": [{"host": "a/b", "weight": 1}]}}, "$.upstream.nodes[0].host"),
+        ({"upstream": {**NODES, "pass_host": "rewrite"}}, "$.upstream.upstream_host"),
+        ({"upstream": {**NODES, "pass_host": "other"}}, "$.upstream.pass_host"),
+        ({"upstream": {**NODES, "type": "chash"}}, "$.upstream.key"),
+        ({"upstream": {**NODES, "type": "chash", "key": "nothing"}}, "$.upstream.key"),
+        ({"upstream": {**NODES, "retries": -1}}, "$.upstream.retries"),
+        ({"upstream": {**NODES, "keepalive_pool": {"size": 0}}}, "$.upstream.keepalive_pool"),
+        ({"upstream": {**NODES, "service_name": "s", "discovery_type": "dns"}}, "$.upstream"),
+    ],
+)
+def test_bad_routes_name_the_place(changes: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidResource) as caught:
+        decode_route("1", raw({**ROUTE, **changes}))
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"init_dir", b"[]", b"1", b'"x"', b"{", b"\xff", b'{"service_id":"s"}', b'{"uri":"/a"}']
+)
+def test_values_that_are_no_routes(value: bytes) -> None:
+    with pytest.raises(InvalidResource):
+        decode_route("1", value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = [
+    "uri",
+    "uris",
+    "host",
+    "hosts",
+    "methods",
+    "upstream",
+    "nodes",
+    "timeout",
+    "status",
+    "id",
+    "labels",
+    "plugins",
+]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
+def test_no_value_does_worse_than_being_refused(changes: dict[str, Any]) -> None:
+    for decode in (decode_route, decode_service, decode_upstream):
+        for value in (changes, {**ROUTE, **changes}, {**ROUTE, "upstream": {**NODES, **changes}}):
+            with contextlib.suppress(InvalidResource):
+                decode("1", raw(value))

@@ -1,0 +1,50 @@
+"""What a signal means in each phase, and how long a failing slot waits."""
+
+import signal
+
+import pytest
+
+from master import LONGEST_DELAY, PLAN, Command, Phase, plan, respawn_delay
+from worker.scoreboard import Scoreboard, WorkerState
+
+
+@pytest.mark.parametrize(
+    ("phase", "received", "command"),
+    [
+        (Phase.RUNNING, signal.SIGHUP, Command.RELOAD),
+        (Phase.STARTING, signal.SIGHUP, Command.RELOAD_AGAIN),
+        (Phase.RELOADING, signal.SIGHUP, Command.RELOAD_AGAIN),
+        (Phase.STOPPING, signal.SIGHUP, Command.IGNORE),
+        (Phase.STOPPING, signal.SIGQUIT, Command.IGNORE),
+        (Phase.STOPPING, signal.SIGTERM, Command.TERMINATE),
+        (Phase.RELOADING, signal.SIGTTIN, Command.IGNORE),
+        (Phase.RUNNING, signal.SIGTTOU, Command.SHRINK),
+        (Phase.RUNNING, signal.SIGUSR1, Command.REOPEN_LOGS),
+    ],
+)
+def test_plan(phase: Phase, received: signal.Signals, command: Command) -> None:
+    assert plan(phase, received) is command
+
+
+def test_every_phase_can_be_stopped() -> None:
+    assert set(PLAN) == set(Phase)
+    assert all(plan(phase, signal.SIGTERM) is Command.TERMINATE for phase in Phase)
+
+
+def test_the_first_death_is_answered_at_once_and_later_ones_ever_later() -> None:
+    delays = [respawn_delay(failures) for failures in range(1, 20)]
+    assert delays[0] == 0.0
+    assert delays == sorted(delays)
+    assert delays[-1] == LONGEST_DELAY
+
+
+def test_scoreboard_entries_are_apart_and_used_again() -> None:
+    board = Scoreboard(2)
+    one, two = board.allocate(1), board.allocate(1)
+    one.revision = 5
+    two.heartbeat_ns = 1 << 62
+    assert (one.revision, two.revision, one.heartbeat_ns) == (5, 0, 0)
+    assert one.state == WorkerState.STARTING
+    board.release(one)
+    again = board.allocate(2)
+    assert (again.revision, again.generation) == (0, 2)
