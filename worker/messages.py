@@ -2,6 +2,10 @@
 
 import re
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.routing.route import Route
 
 
 class Framing(IntEnum):
@@ -22,8 +26,10 @@ class Request:
         "framing",
         "host",
         "host_name",
+        "matched_at",
         "method",
         "path",
+        "route",
         "target",
         "upstream_fields",
         "version_11",
@@ -53,6 +59,8 @@ class Request:
         self.framing = framing
         self.content_length = content_length
         self.upstream_fields = upstream_fields  # whole lines for the upstream, up to the empty line
+        self.route: Route | None = None  # what the router said of it …
+        self.matched_at = -1  # … in this version of the router
         self.wire = self.head_for(host)  # what an upstream gets that is sent the client's Host
 
     def head_for(self, host: bytes) -> bytes:

@@ -220,18 +220,19 @@ class Http1Client(asyncio.Protocol):
         self.answered = True
         if self._buffer:
             data = self._buffer + data
-        end = data.find(b"\r\n\r\n") + 4
-        if end == 3 or end > MAX_RESPONSE_HEAD_BYTES:
-            self._head_incomplete(data)
-            return
         request = exchange.request
         assert request is not None  # noqa: S101 - only requests that were read are sent
-        head = data[:end]
-        if head == self._head and request.version_11 and request.method != b"HEAD":
+        if self._head and data.startswith(self._head) and request.version_11 and request.method != b"HEAD":
+            self._buffer = b""
+            end = len(self._head)
             response, wire = self._remembered
         else:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3 or end > MAX_RESPONSE_HEAD_BYTES:
+                self._head_incomplete(data)
+                return
             self._buffer = b""
-            found = self._read_head(exchange, request, head)
+            found = self._read_head(exchange, request, data[:end])
             if found is None:
                 if len(data) > end:
                     self._head_received(exchange, data[end:])

@@ -14,8 +14,9 @@ reset would destroy the answer on its way (RFC 9112 section 9.6).
 """
 
 import asyncio
+from collections.abc import Coroutine
 from enum import IntEnum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -79,6 +80,7 @@ class Http1Server(asyncio.Protocol):
         "_write_paused",
         "_written_at",
         "chunked_response",
+        "coroutine",
         "keep_alive",
         "remote_address",
         "remote_port",
@@ -103,6 +105,7 @@ class Http1Server(asyncio.Protocol):
         self._written_at: tuple[int, float] = (0, 0.0)  # bytes that waited, and since when it was not fewer
         self._read_paused = False
         self._write_paused = False
+        self.coroutine: Coroutine[None, Any, None]  # waits for a request, or carries one
         self.chunked_response = False
         self.keep_alive = True
         self.remote_address = ""
@@ -126,6 +129,8 @@ class Http1Server(asyncio.Protocol):
         address = local[0].removeprefix("::ffff:").encode()
         self._local = (b"[%b]" % address if b":" in address else address), local[1]
         self._since = context.now
+        self.coroutine = serve(context, self)
+        self.coroutine.send(None)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,6 +142,7 @@ class Http1Server(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None:
             exchange.fail(ClientClosed("client closed the connection"))
+        self.coroutine.close()
 
     def eof_received(self) -> bool:
         """Finish the exchange under way for a client that has only closed its sending side."""
@@ -217,12 +223,7 @@ class Http1Server(asyncio.Protocol):
         exchange.request = request
         self._exchange = exchange
         self._state = State.EXCHANGE
-        coroutine = serve(self._context, exchange, request)
-        exchange.coroutine = coroutine
-        try:
-            coroutine.send(None)
-        except StopIteration:
-            exchange.coroutine = None
+        self.coroutine.send(exchange)
 
     def _head_incomplete(self, data: bytes) -> None:
         self._pending = data

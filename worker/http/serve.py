@@ -1,8 +1,8 @@
 """One request from match to log: the file to read first.
 
-``serve`` is a coroutine without a Task. ``Http1Server`` starts it with a request; it suspends while a peer is
-being connected to and while the peer answers, and is resumed by the protocol that has the answer
-(``exchange``). The bytes of both bodies flow directly between the two connections and do not pass through here.
+``serve`` is a coroutine without a Task, one for each client connection. ``Http1Server`` resumes it with a request; it
+suspends while a peer is being connected to and while the peer answers, and is resumed by the protocol that has the
+answer (``exchange``). The bytes of both bodies flow directly between the two connections and do not pass through here.
 """
 
 import logging
@@ -27,6 +27,7 @@ from worker.upstream.retry import may_retry
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
+    from worker.http.http1_server import Http1Server
     from worker.messages import Request
     from worker.routing.route import Route
     from worker.upstream.peer import Peer, Upstream
@@ -34,23 +35,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("propylon.http")
 
 
-async def serve(context: "WorkerContext", exchange: Exchange, request: "Request") -> None:
-    """Carry one request from match to log."""
-    try:
-        route = context.router.match(request, exchange.downstream.remote_address)
-        if route is None:
-            raise RouteNotFound("no route matches")
-        exchange.route = route
-        await forward(context, exchange, request, route)
-    except ProxyError as error:
-        refuse(context, exchange, error)
-    except Exception:
-        log.exception("internal error on %s %s", request.method.decode(), request.path.decode("utf-8", "replace"))
-        refuse(context, exchange, ProxyError("internal error"))
-    finally:
+async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
+    """Carry the requests of a connection, one after the other, from match to log."""
+    router = context.router
+    while True:
+        exchange: Exchange = await suspend()
+        request: Request = exchange.request  # type: ignore[assignment]  # only requests that were read come here
+        try:
+            if request.matched_at == router.version:
+                route = request.route
+            else:
+                route = router.match(request, downstream.remote_address)
+                request.route, request.matched_at = route, router.version
+            if route is None:
+                raise RouteNotFound("no route matches")
+            exchange.route = route
+            await forward(context, exchange, request, route)
+        except ProxyError as error:
+            refuse(context, exchange, error)
+        except Exception:
+            log.exception("internal error on %s %s", request.method.decode(), request.path.decode("utf-8", "replace"))
+            refuse(context, exchange, ProxyError("internal error"))
         if context.access_log is not None:
             context.access_log.record(exchange)
-        exchange.downstream.exchange_ended(exchange)
+        downstream.exchange_ended(exchange)
 
 
 def upstream_of(route: "Route") -> "Upstream":

@@ -85,16 +85,18 @@ class PathRouter:
 class Router:
     """Finds the route of a request; changed in place, route by route."""
 
-    __slots__ = ("_hosts", "_unbound", "_wildcards", "_wildcards_count")
+    __slots__ = ("_hosts", "_unbound", "_wildcards", "_wildcards_count", "version")
 
     def __init__(self) -> None:
         self._hosts: dict[bytes, PathRouter] = {}
         self._wildcards: RadixTree[PathRouter] = RadixTree()  # of reversed suffixes
         self._wildcards_count = 0
         self._unbound = PathRouter()
+        self.version = 0  # counts changes: an answer holds as long as it stays
 
     def add(self, route: Route) -> None:
         """Enter a route; an older one with the same id must have been removed."""
+        self.version += 1
         if not route.hosts:
             self._unbound.add(route)
         for host in dict.fromkeys(route.hosts):
@@ -109,6 +111,7 @@ class Router:
 
     def remove(self, route: Route) -> None:
         """Take a route out; it must be the very object that was entered."""
+        self.version += 1
         if not route.hosts:
             self._unbound.remove(route)
         for host in dict.fromkeys(route.hosts):
