@@ -571,23 +571,37 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def give_to_user(path: Path, settings: Settings) -> None:
+    """Hand a file over to whom the workers run as, when we are root; raises SettingsError."""
+    if not settings.user or os.geteuid() != 0:
+        return
+    user, _, group = settings.user.partition(":")
+    try:
+        shutil.chown(path, user, group or None)
+    except (OSError, LookupError) as error:
+        raise SettingsError(f"user: {error}") from error
+
+
 def prepare_runtime_dir(settings: Settings) -> None:
     """Make the directory for the files of the running gateway; raises SettingsError."""
     path = Path(settings.runtime_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if settings.user and os.geteuid() == 0:
-            shutil.chown(path, *settings.user.partition(":")[::2] if ":" in settings.user else (settings.user,))
-    except (OSError, LookupError) as error:
-        raise SettingsError(f"runtime_dir: {path}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"runtime_dir: {path}: {error.strerror}") from error
+    give_to_user(path, settings)
 
 
 def open_error_log(settings: Settings) -> ErrorLog:
     """Open the log the settings name; raises SettingsError."""
+    path = settings.error_log_path()
     try:
-        return ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
+        opened = ErrorLog(path, settings.log_level, in_thread=False)
     except OSError as error:
         raise SettingsError(f"error_log: {error}") from error
+    if path is not None:
+        give_to_user(path, settings)
+    return opened
 
 
 def own_version() -> str:

@@ -97,7 +97,7 @@ class WorkerContext:
         self.downstream_connections.discard(connection)
 
     def drain(self) -> None:
-        """Close idle client connections, and every other one after its answer."""
+        """Let every client connection end with its next answer, or soon when nothing more is asked."""
         self.draining = True
         for connection in list(self.downstream_connections):
             connection.drain()

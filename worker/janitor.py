@@ -69,6 +69,8 @@ class Janitor:
         if exchange is None or connection.read_paused:
             return  # the client is slow, not the peer; its own time-out counts
         timeout = connection.timeout
+        # What was noted as the last activity may be up to a round older than it was.
+        waited -= TICK
         if connection.write_paused:
             if waited > timeout.send:
                 exchange.fail(SendTimeout(f"{exchange.peer!r} takes no bytes"))

@@ -52,9 +52,10 @@ class WorkerBoot:
 
 def run_worker(boot: WorkerBoot) -> int:
     """Live, and return the exit code."""
-    error_log = ErrorLog(boot.settings.error_log_path(), boot.settings.log_level, in_thread=True)
+    error_log: ErrorLog | None = None
     try:
         drop_privileges(boot.settings.user)
+        error_log = ErrorLog(boot.settings.error_log_path(), boot.settings.log_level, in_thread=True)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         Worker(boot, loop, error_log).run()
@@ -63,7 +64,8 @@ def run_worker(boot: WorkerBoot) -> int:
         return EXIT_SETTINGS
     finally:
         boot.entry.state = WorkerState.EXITED
-        error_log.close()
+        if error_log is not None:
+            error_log.close()
     return 0
 
 
@@ -132,6 +134,13 @@ class Worker:
                 log.info("waiting for revision %d, at %d", self._boot.minimum_revision, revision)
 
     async def _accept(self) -> None:
+        try:
+            await self._listen()
+        except Exception:
+            log.exception("worker %d cannot accept", self._boot.slot)
+            self._loop.stop()
+
+    async def _listen(self) -> None:
         boot = self._boot
         context = self._context
         context.start()

@@ -59,6 +59,22 @@ class Setup:
         return f"{self.route_uris[self.routes // 2]}item"
 
 
+def _spread_script(setup: Setup) -> str:
+    """Ask for ten routes in turn, spread over all, so that each request has to be matched."""
+    uris = setup.route_uris[:: setup.routes // 10]
+    paths = ", ".join(f'"{uri}item"' for uri in uris)
+    return f"""\
+local paths, requests, number = {{{paths}}}, {{}}, 0
+init = function(arguments)
+  for i, path in ipairs(paths) do requests[i] = wrk.format("GET", path) end
+end
+request = function()
+  number = number % #requests + 1
+  return requests[number]
+end
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One kind of load, as wrk's arguments."""
@@ -88,8 +104,20 @@ SCENARIOS = (
     Scenario("post", "POST of 1 MiB", path="/sink", script=_POST_SCRIPT),
     Scenario("new_connection", "small GET, a new connection each", headers=("Connection: close",)),
     Scenario("two_workers", "small GET, two workers, proxy and wrk not pinned", setup=Setup(workers=2), connections=64),
-    Scenario("routes_10", "small GET, 10 routes", path=FEW_ROUTES.check_path, setup=FEW_ROUTES),
-    Scenario("routes_10000", "small GET, 10,000 routes", path=MANY_ROUTES.check_path, setup=MANY_ROUTES),
+    Scenario(
+        "routes_10",
+        "small GETs to ten routes in turn, of 10",
+        path=FEW_ROUTES.check_path,
+        script=_spread_script(FEW_ROUTES),
+        setup=FEW_ROUTES,
+    ),
+    Scenario(
+        "routes_10000",
+        "small GETs to ten routes in turn, of 10,000",
+        path=MANY_ROUTES.check_path,
+        script=_spread_script(MANY_ROUTES),
+        setup=MANY_ROUTES,
+    ),
 )
 
 

@@ -219,24 +219,22 @@ class Http1Client(asyncio.Protocol):
     def _head_received(self, exchange: Exchange, data: bytes) -> None:
         self.answered = True
         if self._buffer:
-            data = self._buffer + data
+            data, self._buffer = self._buffer + data, b""
         request = exchange.request
         assert request is not None  # noqa: S101 - only requests that were read are sent
         if self._head and data.startswith(self._head) and request.version_11 and request.method != b"HEAD":
-            self._buffer = b""
             end = len(self._head)
             response, wire = self._remembered
         else:
-            end = data.find(b"\r\n\r\n") + 4
-            if end == 3 or end > MAX_RESPONSE_HEAD_BYTES:
-                self._head_incomplete(data)
-                return
-            self._buffer = b""
-            found = self._read_head(exchange, request, data[:end])
-            if found is None:
-                if len(data) > end:
-                    self._head_received(exchange, data[end:])
-                return
+            found = None
+            while found is None:  # interim responses are passed over
+                end = data.find(b"\r\n\r\n") + 4
+                if end == 3 or end > MAX_RESPONSE_HEAD_BYTES:
+                    self._head_incomplete(data)
+                    return
+                found = self._read_head(exchange, request, data[:end])
+                if found is None:
+                    data = data[end:]
             response, wire = found
         downstream = exchange.downstream
         if response.framing is Framing.LENGTH and len(data) - end == response.content_length:
@@ -261,13 +259,9 @@ class Http1Client(asyncio.Protocol):
     def _head_incomplete(self, data: bytes) -> None:
         if len(data) > MAX_RESPONSE_HEAD_BYTES:
             raise InvalidResponse("response head too large")
-        self._check_start(data)
-        self._buffer = data
-
-    def _check_start(self, data: bytes) -> None:
-        """Refuse what is no HTTP at the first bytes, rather than when the buffer is full."""
         if not b"HTTP/1.".startswith(data[:7]):
             raise InvalidResponse("the peer does not speak HTTP/1")
+        self._buffer = data
 
     def _read_head(self, exchange: Exchange, request: Request, head: bytes) -> tuple[Response, bytes] | None:
         """Parse a head; None for an interim response, which is not passed on."""

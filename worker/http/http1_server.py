@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 WRITE_BUFFER_BYTES = 65_536
 MAX_PENDING_BYTES = 65_536
+DRAIN_IDLE_TIME = 1.0  # a client that asks nothing for so long is unlikely to ask just now
 LINGERING_TIMEOUT = 5.0  # nginx's lingering_timeout
 LINGERING_TIME = 30.0  # nginx's lingering_time
 
@@ -68,6 +69,7 @@ class Http1Server(asyncio.Protocol):
         "_context",
         "_exchange",
         "_fields",
+        "_half_closed",
         "_head",
         "_local",
         "_parser",
@@ -105,6 +107,7 @@ class Http1Server(asyncio.Protocol):
         self._written_at: tuple[int, float] = (0, 0.0)  # bytes that waited, and since when it was not fewer
         self._read_paused = False
         self._write_paused = False
+        self._half_closed = False  # the client sends nothing more, but reads
         self.coroutine: Coroutine[None, Any, None]  # waits for a request, or carries one
         self.chunked_response = False
         self.keep_alive = True
@@ -149,7 +152,7 @@ class Http1Server(asyncio.Protocol):
         if self._state is State.EXCHANGE and self._exchange is not None:
             body = self._exchange.body
             if body is None or body.complete:
-                self.keep_alive = False
+                self._half_closed = True
                 return True
         return False
 
@@ -167,10 +170,11 @@ class Http1Server(asyncio.Protocol):
             self.transport.abort()
 
     def drain(self) -> None:
-        """Close when no request is under way, and after the one that is."""
+        """Close after the answer under way, or the next one; the janitor closes those that ask nothing more.
+
+        To close an idle connection at once would lose a request that is on its way to us.
+        """
         self.keep_alive = False
-        if self._state is State.IDLE:
-            self.close()
 
     def _linger(self) -> None:
         self._state = State.LINGERING
@@ -227,6 +231,9 @@ class Http1Server(asyncio.Protocol):
 
     def _head_incomplete(self, data: bytes) -> None:
         self._pending = data
+        if self._half_closed:
+            self.close()
+            return
         if not data:
             return
         if self._state is State.IDLE:
@@ -404,6 +411,8 @@ class Http1Server(asyncio.Protocol):
             if self._pending:
                 # From the loop, not from here: a thousand requests in one packet must not nest.
                 self._context.loop.call_soon(self._next)
+            elif self._half_closed:
+                self.close()
         elif unread:
             self._linger()
         else:
@@ -450,7 +459,8 @@ class Http1Server(asyncio.Protocol):
         if self._write_paused:
             self._check_progress(now, settings.send_timeout)
         elif self._state is State.IDLE:
-            if waited > (settings.keepalive_timeout if self.requests else settings.client_header_timeout):
+            limit = settings.keepalive_timeout if self.requests else settings.client_header_timeout
+            if waited > (min(limit, DRAIN_IDLE_TIME) if self._context.draining else limit):
                 self.close()
         elif self._state is State.HEAD:
             if waited > settings.client_header_timeout:
