@@ -207,7 +207,10 @@ class Master:
     def _step(self) -> None:
         """Wait for something to happen, and deal with it."""
         waiting = {child.control.fileno(): child for child in self._everyone() if not child.silent}
-        for fd in select.select([self._wakeup.fileno(), *waiting], [], [], self._until_due())[0]:
+        poll = select.poll()
+        for fd in (self._wakeup.fileno(), *waiting):
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(self._until_due() * 1000):
             if fd == self._wakeup.fileno():
                 for number in self._wakeup.recv(4096):
                     self._signaled(signal.Signals(number))

@@ -49,6 +49,15 @@ class Item:
         self.version = entry.version
         self.value = value  # None: never valid
 
+    def is_of(self, entry: Entry) -> bool:
+        """Tell whether this is the very record."""
+        return (
+            self.mod_revision == entry.mod_revision
+            and self.create_revision == entry.create_revision
+            and self.version == entry.version
+            and self.raw == entry.value
+        )
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -67,6 +76,15 @@ class Change(NamedTuple):
     id: str
     old: Any
     new: Any
+
+
+class Decoded(NamedTuple):
+    """What a decoder made of an entry."""
+
+    entry: Entry
+    value: Any
+    warnings: Sequence[str]
+    fault: InvalidResource | None
 
 
 class PrefixCache:
@@ -100,6 +118,21 @@ def place_of(key: str) -> tuple[str, str] | None:
     return directory, id_
 
 
+def _decoded(place: tuple[str, str], entry: Entry) -> Decoded:
+    directory, id_ = place
+    decode = DIRECTORIES[directory]
+    if decode is None:
+        return Decoded(entry, entry.value, (), None)
+    try:
+        value, warnings = decode(id_, entry.value)
+    except InvalidResource as fault:
+        return Decoded(entry, None, (), fault)
+    except Exception as error:  # a decoder with a fault must not cost the rest of the batch
+        log.exception("decoding %s failed", entry.key)
+        return Decoded(entry, None, (), InvalidResource("$", f"cannot be decoded: {error!r}"))
+    return Decoded(entry, value, warnings, None)
+
+
 class ConfigStore:
     """All directories, at one revision."""
 
@@ -109,6 +142,7 @@ class ConfigStore:
         self.rejected: dict[str, Rejected] = {}
         self.rejections = 0  # values refused since the start
         self._listeners: list[Listener] = []
+        self._prepared: dict[str, Decoded] = {}  # by key, until the snapshot is complete
 
     def subscribe(self, listener: Listener) -> None:
         """Tell a listener of every change from now on."""
@@ -120,18 +154,30 @@ class ConfigStore:
         self.revision = max(self.revision, revision)
         self._tell([change for change in changes if change is not None])
 
+    def prepare(self, entries: Iterable[Entry]) -> None:
+        """Decode a part of a snapshot that is coming, so that ``replace`` holds nobody up; nothing changes yet."""
+        for entry in entries:
+            place = place_of(entry.key)
+            if place is not None and not self._has(entry):
+                self._prepared[entry.key] = _decoded(place, entry)
+
     def replace(self, entries: Mapping[str, Entry], revision: int) -> None:
-        """Become equal to a complete snapshot; items with an unchanged revision stay as they are."""
+        """Become equal to a complete snapshot; items that have not changed stay as they are."""
         gone = [key for key in self._keys() if key not in entries]
         fresh = [entry for entry in entries.values() if not self._has(entry)]
         changes = [self._delete(key) for key in gone] + [self._put(entry) for entry in fresh]
+        self._prepared.clear()
         self.revision = revision
         self._tell([change for change in changes if change is not None])
 
     def _tell(self, changes: list[Change]) -> None:
-        if changes:
-            for listener in self._listeners:
+        if not changes:
+            return
+        for listener in self._listeners:
+            try:
                 listener(changes)
+            except Exception:  # it must cost neither the other listeners nor the provider their update
+                log.exception("a listener failed on %d changes at revision %d", len(changes), self.revision)
 
     def _keys(self) -> Iterable[str]:
         for directory, cache in self.caches.items():
@@ -143,7 +189,8 @@ class ConfigStore:
         if place is None:
             return True
         item = self.caches[place[0]].items.get(place[1])
-        return item is not None and item.mod_revision == entry.mod_revision
+        # The revision alone does not tell: a store that was wiped counts from 1 again.
+        return item is not None and item.is_of(entry)
 
     def _put(self, entry: Entry) -> Change | None:
         place = place_of(entry.key)
@@ -153,18 +200,18 @@ class ConfigStore:
         cache = self.caches[directory]
         before = cache.items.get(id_)
         old = before.value if before is not None else None
-        decode = DIRECTORIES[directory]
-        try:
-            value, warnings = decode(id_, entry.value) if decode is not None else (entry.value, ())
-        except InvalidResource as error:
-            self._reject(entry, error)
+        decoded = self._prepared.pop(entry.key, None)
+        if decoded is None or decoded.entry is not entry:
+            decoded = _decoded(place, entry)
+        if decoded.fault is not None:
+            self._reject(entry, decoded.fault)
             cache.items[id_] = Item(id_, entry, old)
             return None
-        for warning in warnings:
+        for warning in decoded.warnings:
             log.warning("%s at revision %d: %s", entry.key, entry.mod_revision, warning)
         self.rejected.pop(entry.key, None)
-        cache.items[id_] = Item(id_, entry, value)
-        return Change(directory, id_, old, value)
+        cache.items[id_] = Item(id_, entry, decoded.value)
+        return Change(directory, id_, old, decoded.value)
 
     def _reject(self, entry: Entry, error: InvalidResource) -> None:
         self.rejections += 1

@@ -2,9 +2,10 @@
 
 A provider is made with a ``ConfigStore`` and two callbacks: ``on_synced(revision)`` once the first complete
 snapshot has been applied, and ``on_progress(revision)`` whenever it knows the store to be up to date at a
-higher revision. It calls ``store.replace`` with a complete snapshot and ``store.apply`` with the events of
-whole revisions, always from the event loop and never while a listener runs. It decides by itself how to go on
-after a failure; the store keeps what it has meanwhile.
+higher revision. It calls ``store.replace`` with a complete snapshot, if that comes in parts after
+``store.prepare`` with each of them, and ``store.apply`` with the events of whole revisions, always from the
+event loop and never while a listener runs. It decides by itself how to go on after a failure; the store keeps
+what it has meanwhile.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ fields are accepted with a warning, so that a newer tool does not take routes aw
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -15,8 +15,12 @@ import msgspec
 from config_sync.errors import InvalidResource
 
 METHODS = frozenset(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"])
+_SCHEMES = frozenset(["http", "https", "grpc", "grpcs", "tcp", "tls", "udp", "kafka"])
+_HASH_ON = frozenset(["vars", "header", "cookie", "consumer", "vars_combinations"])
 _HOST = re.compile(r"\*|\*?[0-9a-zA-Z\-._\[\]:]+")
+_LABEL = re.compile(r"\S{1,256}")
 _ID = re.compile(r"[a-zA-Z0-9\-_.]{1,64}")
+_PORT = re.compile(r"[0-9]{1,5}")
 _HASH_VARS = frozenset(
     (
         *("uri", "request_uri", "query_string", "host", "hostname", "server_name", "server_addr"),
@@ -165,6 +169,7 @@ def decode_route(id_: str, raw: bytes) -> tuple[Route, list[str]]:
 def decode_service(id_: str, raw: bytes) -> tuple[Service, list[str]]:
     """Decode a value under ``services/``; see ``decode_route``."""
     service, warnings = _decode(Service, raw, id_, _prepare_service)
+    _check_description(service, "$")
     _refuse_lua(service.script, "$.script")
     service.hosts = _checked_hosts(service.hosts, "$.hosts")
     if service.upstream is not None:
@@ -207,6 +212,8 @@ def _decode(kind: type[R], raw: bytes, id_: str, prepare: Callable[[dict[str, An
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidResource("$", f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidResource("$", "nested too deeply") from error
     if not isinstance(value, dict):
         raise InvalidResource("$", "must be an object")
     known = set(kind.__struct_fields__)
@@ -223,6 +230,17 @@ def _decode(kind: type[R], raw: bytes, id_: str, prepare: Callable[[dict[str, An
     return resource, warnings
 
 
+def _check_description(resource: Route | Service | Upstream, path: str) -> None:
+    """Check what people read and requests do not need."""
+    if resource.name is not None and not 1 <= len(resource.name) <= 256:
+        raise InvalidResource(f"{path}.name", "must have 1 to 256 characters")
+    if resource.desc is not None and len(resource.desc) > 256:
+        raise InvalidResource(f"{path}.desc", "must have at most 256 characters")
+    for name, label in (resource.labels or {}).items():
+        if not isinstance(label, str) or _LABEL.fullmatch(label) is None:
+            raise InvalidResource(f"{path}.labels[{name!r}]", "must be 1 to 256 characters without white space")
+
+
 def _refuse_null(value: dict[str, Any], path: str) -> None:
     for name, member in value.items():
         if member is None:
@@ -232,10 +250,13 @@ def _refuse_null(value: dict[str, Any], path: str) -> None:
 def _read_ids(value: dict[str, Any]) -> None:
     """Read integer ids as text: once in a key they are text anyway."""
     for name in ("id", "upstream_id", "service_id", "plugin_config_id", "script_id"):
-        id_ = value.get(name)
+        if name not in value:
+            continue
+        _whole_numbers(value, name)
+        id_ = value[name]
         if isinstance(id_, int) and not isinstance(id_, bool) and id_ >= 1:
             value[name] = str(id_)
-        elif name in value and not (isinstance(id_, str) and _ID.fullmatch(id_)):
+        elif not (isinstance(id_, str) and _ID.fullmatch(id_)):
             raise InvalidResource(f"$.{name}", "must be 1 to 64 of A-Z a-z 0-9 - _ . or an integer of at least 1")
 
 
@@ -262,6 +283,8 @@ def _prepare_route(value: dict[str, Any]) -> None:
     for name in ("uri", "uris", "host", "hosts", "remote_addr", "remote_addrs"):
         if name in value and value[name] == []:
             raise InvalidResource(f"$.{name}", "must not be empty")
+    if not any(name in value for name in ("plugins", "upstream", "upstream_id", "service_id", "script")):
+        raise InvalidResource("$", "one of plugins, upstream, upstream_id and service_id is required")
     for one, several in (("uri", "uris"), ("host", "hosts"), ("remote_addr", "remote_addrs")):
         if one in value and several in value:
             raise InvalidResource(f"$.{several}", f"must not stand beside {one}")
@@ -288,6 +311,8 @@ def _prepare_upstream(value: dict[str, Any], path: str = "$") -> None:
     for name in ("labels", "discovery_args", "checks", "tls"):
         _empty_is(value, name, {})
     _whole_numbers(value, "retries", "create_time", "update_time")
+    if isinstance(value.get("keepalive_pool"), dict):
+        _whole_numbers(value["keepalive_pool"], "size", "requests")
     nodes = value.get("nodes")
     if isinstance(nodes, dict):
         value["nodes"] = [_node(address, weight, path) for address, weight in nodes.items()]
@@ -307,23 +332,38 @@ def _node(address: str, weight: Any, path: str) -> dict[str, Any]:
     if not colon or address.endswith("]") or _bracketed(address) != address:
         node["host"] = _bracketed(address)
         return node
-    if not port.isdigit() or not 1 <= int(port) <= 65535:
+    if _PORT.fullmatch(port) is None or not 1 <= int(port) <= 65535:
         raise InvalidResource(f"{path}.nodes[{address!r}]", "port must be 1 to 65535")
     node["host"], node["port"] = host, int(port)
     return node
 
 
 def _bracketed(host: str) -> str:
-    if host.count(":") < 2 or host.startswith("["):
-        return host
+    return f"[{host}]" if _is_ipv6(host) else host
+
+
+def _is_ipv6(text: str) -> bool:
+    if text.count(":") < 2 or "%" in text:
+        return False
     try:
-        ip_network(host)
+        return IPv6Address(text) is not None
     except ValueError:
-        return host
-    return f"[{host}]"
+        return False
+
+
+def _is_network(text: str) -> bool:
+    """Tell whether this is an address, or a network in CIDR form; Python would also take masks and zones."""
+    _, slash, bits = text.partition("/")
+    if "%" in text or (slash and not (bits.isascii() and bits.isdigit())):
+        return False
+    try:
+        return ip_network(text, strict=False) is not None
+    except ValueError:
+        return False
 
 
 def _check_route(route: Route) -> None:
+    _check_description(route, "$")
     _refuse_lua(route.filter_func, "$.filter_func")
     _refuse_lua(route.script, "$.script")
     if route.uri is not None:
@@ -331,7 +371,7 @@ def _check_route(route: Route) -> None:
     if not route.uris:
         raise InvalidResource("$", "one of uri and uris is required")
     for uri in route.uris:
-        if not 1 <= len(uri.encode()) <= 4096:
+        if not 1 <= len(uri) <= 4096:
             raise InvalidResource("$.uri" if route.uri is not None else "$.uris", "must have 1 to 4096 characters")
     _refuse_repeated(route.uris, "$.uris")
     hosts_path = "$.host" if route.host is not None else "$.hosts"
@@ -339,22 +379,24 @@ def _check_route(route: Route) -> None:
     if route.remote_addr is not None:
         route.remote_addrs = (route.remote_addr,)
     for address in route.remote_addrs:
-        try:
-            ip_network(address, strict=False)
-        except ValueError as error:
-            raise InvalidResource("$.remote_addr", f"{address!r} is no address or network") from error
+        if not _is_network(address):
+            path = "$.remote_addr" if route.remote_addr is not None else "$.remote_addrs"
+            raise InvalidResource(path, f"{address!r} is no address or network")
+    for member in route.vars:
+        # Their meaning is checked where they are compiled.
+        if not isinstance(member, list | str):
+            raise InvalidResource("$.vars", "must be made of conditions and logical operators")
     unknown = route.methods - METHODS
     if unknown:
         raise InvalidResource("$.methods", f"unknown method {sorted(unknown)[0]}")
     if route.status not in (0, 1):
         raise InvalidResource("$.status", "must be 0 or 1")
-    if not (route.plugins or route.upstream or route.upstream_id or route.service_id):
-        raise InvalidResource("$", "one of plugins, upstream, upstream_id and service_id is required")
     if route.upstream is not None:
         _check_upstream(route.upstream, "$.upstream")
 
 
 def _check_upstream(upstream: Upstream, path: str) -> None:
+    _check_description(upstream, path)
     discovered = upstream.service_name is not None and upstream.discovery_type is not None
     if (upstream.nodes is None) is not discovered:
         raise InvalidResource(path, "either nodes or service_name and discovery_type are required")
@@ -367,15 +409,34 @@ def _check_upstream(upstream: Upstream, path: str) -> None:
     if upstream.upstream_host is not None and _HOST.fullmatch(upstream.upstream_host) is None:
         raise InvalidResource(f"{path}.upstream_host", "is no host")
     for at, node in enumerate(upstream.nodes or ()):
-        if not node.host.isascii() or any(char <= " " or char in "/?#@" for char in node.host):
+        if not _is_node_host(node.host):
             raise InvalidResource(f"{path}.nodes[{at}].host", "is no host")
+    if upstream.scheme not in _SCHEMES:
+        raise InvalidResource(f"{path}.scheme", "is unknown")
+    if upstream.service_name is not None and not 1 <= len(upstream.service_name) <= 256:
+        raise InvalidResource(f"{path}.service_name", "must have 1 to 256 characters")
+    if upstream.hash_on not in _HASH_ON:
+        raise InvalidResource(f"{path}.hash_on", "is unknown")
     if upstream.type == "chash":
         _check_hash_key(upstream, path)
+    if upstream.tls is not None:
+        _check_client_certificate(upstream.tls, f"{path}.tls")
+
+
+def _is_node_host(host: str) -> bool:
+    if ":" in host or "[" in host or "]" in host:
+        return host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1])
+    return host.isascii() and not any(char <= " " or char in "/?#@" for char in host)
+
+
+def _check_client_certificate(tls: dict[str, Any], path: str) -> None:
+    if ("client_cert" in tls) is not ("client_key" in tls):
+        raise InvalidResource(path, "client_cert and client_key belong together")
+    if "client_cert_id" in tls and "client_cert" in tls:
+        raise InvalidResource(path, "client_cert_id must not stand beside client_cert")
 
 
 def _check_hash_key(upstream: Upstream, path: str) -> None:
-    if upstream.hash_on not in ("vars", "header", "cookie", "consumer", "vars_combinations"):
-        raise InvalidResource(f"{path}.hash_on", "is unknown")
     if upstream.hash_on == "consumer":
         return
     key = upstream.key
@@ -392,7 +453,7 @@ def _checked_hosts(hosts: tuple[str, ...], path: str) -> tuple[str, ...]:
         if _HOST.fullmatch(host) is None:
             raise InvalidResource(path, f"{host!r} is no host pattern")
     _refuse_repeated(hosts, path)
-    return tuple(host.lower() for host in hosts)
+    return tuple(dict.fromkeys(host.lower() for host in hosts))
 
 
 def _refuse_repeated(values: tuple[str, ...] | list[Any], path: str) -> None:

@@ -9,7 +9,7 @@ import ssl
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from config_sync.errors import SettingsError
 from config_sync.etcd.messages import LineSplitter
@@ -21,7 +21,7 @@ CONNECT_TIMEOUT = 1.5  # seconds (etcd-http-gateway.md section 7)
 class Endpoint:
     """An address of a member and how to talk to it."""
 
-    __slots__ = ("host", "port", "server_name", "tls", "url")
+    __slots__ = ("authority", "host", "port", "server_name", "tls", "url")
 
     def __init__(self, url: str, settings: EtcdSettings) -> None:
         """Take a URL apart; for https the certificate files are read.
@@ -29,28 +29,32 @@ class Endpoint:
         Raises:
             SettingsError: the URL or the certificate files are of no use.
         """
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port or 2379
+        except ValueError as error:
+            raise SettingsError(f"etcd.host: {url!r}: {error}") from error
+        if parts.scheme not in ("http", "https") or not host:
             raise SettingsError(f"etcd.host: {url!r} is no http:// or https:// address")
         self.url = url
-        self.host = parts.hostname
-        self.port = parts.port or 2379
+        self.host = host
+        self.port = port
+        self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.tls = _tls(settings) if parts.scheme == "https" else None
         self.server_name = (settings.tls.sni or self.host) if self.tls is not None else None
 
 
 def _tls(settings: EtcdSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    # The server would choose h2 if it were offered (section 3).
-    context.set_alpn_protocols(["http/1.1"])
     files = settings.tls
     try:
-        if files.ca:
-            context.load_verify_locations(files.ca)
+        # With a CA of its own nothing else is trusted, not even the system's.
+        context = ssl.create_default_context(cafile=files.ca or None)
         if files.cert:
             context.load_cert_chain(files.cert, files.key or None)
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(f"etcd.tls: cannot read the certificate files: {error}") from error
+    # The server would choose h2 if it were offered (section 3).
+    context.set_alpn_protocols(["http/1.1"])
     if not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -70,7 +74,7 @@ class Owner(Protocol):
         """Lines of the watch have come."""
 
     def stream_ended(self) -> None:
-        """The watch has ended; the connection is still of use."""
+        """The watch has ended, in order as HTTP sees it."""
 
     def disconnected(self, connection: "EtcdConnection", reason: str) -> None:
         """The connection could not be opened, or is gone."""
@@ -82,6 +86,7 @@ class EtcdConnection(asyncio.Protocol):
     def __init__(self, endpoint: Endpoint, owner: Owner) -> None:
         self.endpoint = endpoint
         self._owner: Owner | None = owner
+        self._connecting: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._parser = HttpResponseParser(self)
         self._watching = False
@@ -90,10 +95,17 @@ class EtcdConnection(asyncio.Protocol):
         self._status = 0
         self._keep_alive = True
 
+    def is_open(self) -> bool:
+        """Tell whether a request can be sent; if not yet, the owner is told when."""
+        return self._transport is not None
+
+    def is_reusable(self) -> bool:
+        """Tell whether the last answer left the connection open for another request."""
+        return self._keep_alive
+
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to connect; the owner is told how it went."""
-        task = loop.create_task(self._connect(loop))
-        self._connecting = task
+        self._connecting = loop.create_task(self._connect(loop))
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
         endpoint = self.endpoint
@@ -106,7 +118,7 @@ class EtcdConnection(asyncio.Protocol):
                     ssl=endpoint.tls,
                     server_hostname=endpoint.server_name,
                 )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
             self._lost(f"cannot connect to {endpoint.url}: {error or 'no answer in time'}")
 
     def request(self, path: str, body: bytes, token: str, watching: bool = False, poll: int = 0) -> None:
@@ -117,7 +129,7 @@ class EtcdConnection(asyncio.Protocol):
         self._lines = LineSplitter()
         head = [
             f"POST {path} HTTP/1.1",
-            f"Host: {self.endpoint.host}:{self.endpoint.port}",
+            f"Host: {self.endpoint.authority}",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
             "Grpc-Metadata-hasleader: true",
@@ -131,7 +143,8 @@ class EtcdConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close without telling the owner."""
         self._owner = None
-        self._connecting.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self._transport is not None:
             self._transport.abort()
 
@@ -147,12 +160,16 @@ class EtcdConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser."""
+        if self._owner is None:
+            return
         try:
             self._parser.feed_data(data)
-        except HttpParserError as error:
+        except HttpParserCallbackError:
+            raise  # a fault of ours, not of the member's: the loop logs it and closes
+        except (HttpParserError, HttpParserUpgrade) as error:
             owner = self._owner
+            self.close()
             if owner is not None:
-                self.close()
                 owner.disconnected(self, f"{self.endpoint.url} does not speak HTTP: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -87,10 +87,14 @@ class TokenAnswer(msgspec.Struct):
     token: str = ""
 
 
+WATCH_ID = 1  # of our only watch on a stream
+
 # Code numbers of gRPC that matter here.
+INVALID_ARGUMENT = 3
+PERMISSION_DENIED = 7
+FAILED_PRECONDITION = 9
 OUT_OF_RANGE = 11
 UNAUTHENTICATED = 16
-PERMISSION_DENIED = 7
 
 _LINE = msgspec.json.Decoder(WatchLine, strict=False)
 _RANGE = msgspec.json.Decoder(RangeAnswer, strict=False)
@@ -111,15 +115,20 @@ def range_body(key: bytes, range_end: bytes, limit: int, revision: int = 0) -> b
     return msgspec.json.encode(body)
 
 
+def revision_body(key: bytes) -> bytes:
+    """Ask where the store stands: a linearizable read whose header is all that matters."""
+    return msgspec.json.encode({"key": _base64(key), "count_only": True})
+
+
 def watch_body(key: bytes, range_end: bytes, start_revision: int) -> bytes:
-    """Ask for a watch with fragments, under the id 1 (rule 6)."""
+    """Ask for a watch with fragments, under our own id (rule 6)."""
     return msgspec.json.encode(
         {
             "create_request": {
                 "key": _base64(key),
                 "range_end": _base64(range_end),
                 "start_revision": str(start_revision),
-                "watch_id": "1",
+                "watch_id": str(WATCH_ID),
                 "fragment": True,
                 "progress_notify": True,
             }

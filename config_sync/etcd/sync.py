@@ -21,10 +21,12 @@ from config_sync.etcd.watch import (
     Disconnect,
     Limits,
     OpenWatch,
+    Prepare,
     ReadPage,
+    ReadRevision,
     Replace,
     Report,
-    State,
+    Request,
     UseNextEndpoint,
     Watch,
 )
@@ -68,9 +70,9 @@ class EtcdProvider:
             random.random,
         )
         self._connection: EtcdConnection | None = None
-        self._ready = False  # the connection is open
-        self._request: Authenticate | ReadPage | OpenWatch | None = None  # the one under way
+        self._request: Request | None = None  # the one under way
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = 0.0  # when the timer is due
         self._token = ""
         self._synced = False
         self._stopped = False
@@ -94,13 +96,13 @@ class EtcdProvider:
     def state(self) -> ProviderState:
         """Tell what is under way."""
         endpoint = self._endpoints[self._endpoint].url
-        return ProviderState(self._watch.state.value, endpoint, self._watch.cursor, self._last_error)
+        error = self._last_error if self._watch.failures else ""
+        return ProviderState(self._watch.state.value, endpoint, self._watch.cursor, error)
 
     # what the connection brings
 
     def connected(self, connection: EtcdConnection) -> None:
         """Send what waits for the connection."""
-        self._ready = True
         if self._request is not None:
             self._send(connection, self._request)
 
@@ -116,8 +118,12 @@ class EtcdProvider:
             elif isinstance(request, Authenticate):
                 self._token = messages.read_token(body)
                 commands = self._watch.token_received(now)
-            else:
+            elif isinstance(request, ReadRevision):
+                commands = self._watch.revision_received(messages.read_range(body).header, now)
+            elif isinstance(request, ReadPage):
                 commands = self._watch.page_received(messages.read_range(body), now)
+            else:
+                commands = self._watch.connection_lost("an answer that nobody asked for", now)
         except StoreError as error:
             commands = self._watch.connection_lost(str(error), now)
         self._carry_out(commands)
@@ -135,26 +141,27 @@ class EtcdProvider:
             self._carry_out(commands)
 
     def stream_ended(self) -> None:
-        """Tell the machine, unless the last line has already made it ask for something else."""
-        if self._watch.state is State.WATCHING:
-            self._request = None
-            self._carry_out(self._watch.stream_ended(self._loop.time()))
-        elif self._connection is not None and self._request is not None:
-            self._send(self._connection, self._request)
+        """Tell the machine."""
+        self._request = None
+        self._carry_out(self._watch.stream_ended(self._loop.time()))
 
     def disconnected(self, connection: EtcdConnection, reason: str) -> None:
         """Tell the machine."""
         if connection is self._connection:
             self._connection = None
-            self._ready = False
+            self._request = None
             self._carry_out(self._watch.connection_lost(reason, self._loop.time()))
 
     # what the machine wants
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            if isinstance(command, Authenticate | ReadPage | OpenWatch):
+            if self._stopped:
+                return  # by a callback, in the middle
+            if isinstance(command, Request):
                 self._ask(command)
+            elif isinstance(command, Prepare):
+                self._store.prepare(command.entries)
             elif isinstance(command, Apply):
                 self._store.apply(command.events, command.revision)
                 self._on_progress(command.revision)
@@ -179,18 +186,17 @@ class EtcdProvider:
             self._on_synced(command.revision)
         self._on_progress(command.revision)
 
-    def _ask(self, request: Authenticate | ReadPage | OpenWatch) -> None:
-        mid_stream = isinstance(self._request, OpenWatch)
+    def _ask(self, request: Request) -> None:
+        if self._connection is not None and not self._connection.is_reusable():
+            self._disconnect()
         self._request = request
         if self._connection is None:
             self._connection = EtcdConnection(self._endpoints[self._endpoint], self)
-            self._ready = False
             self._connection.open(self._loop)
-        elif self._ready and not mid_stream:
+        elif self._connection.is_open():
             self._send(self._connection, request)
-        # Else it is sent when the connection is open, or when the stream before it has ended.
 
-    def _send(self, connection: EtcdConnection, request: Authenticate | ReadPage | OpenWatch) -> None:
+    def _send(self, connection: EtcdConnection, request: Request) -> None:
         if isinstance(request, OpenWatch):
             body = messages.watch_body(self._prefix, messages.prefix_end(self._prefix), request.start_revision)
             connection.request("/v3/watch", body, self._token, watching=True, poll=request.poll)
@@ -198,6 +204,8 @@ class EtcdProvider:
             end = messages.prefix_end(self._prefix)
             body = messages.range_body(request.key, end, PAGE_KEYS, request.revision)
             connection.request("/v3/kv/range", body, self._token)
+        elif isinstance(request, ReadRevision):
+            connection.request("/v3/kv/range", messages.revision_body(self._prefix), self._token)
         else:
             body = messages.authenticate_body(self._settings.user, self._settings.password)
             connection.request("/v3/auth/authenticate", body, "")
@@ -205,7 +213,6 @@ class EtcdProvider:
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         self._request = None
-        self._ready = False
         if connection is not None:
             connection.close()
 
@@ -221,17 +228,19 @@ class EtcdProvider:
         log.log(logging.ERROR if report.error else logging.INFO, "etcd: %s", report.text)
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         wake_at = self._watch.wake_at
+        if self._timer is not None:
+            if self._wakes_at == wake_at:
+                return  # as with every event of a watch
+            self._timer.cancel()
+            self._timer = None
         if wake_at is not None and not self._stopped:
+            self._wakes_at = wake_at
             self._timer = self._loop.call_at(wake_at, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         self._carry_out(self._watch.tick(self._loop.time()))
-        if self._timer is None:
-            self._set_timer()
 
     def _known(self, key: str) -> tuple[int, int] | None:
         place = place_of(key)

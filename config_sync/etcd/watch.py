@@ -1,16 +1,19 @@
 """The watch machine: what to ask etcd next, and what an answer means (etcd-http-gateway.md sections 0, 4 and 7).
 
-                     ┌───────────── doubt: compacted, rollback, lost events ────────────┐
-                     ▼                                                                  │
+                                   ┌──────── doubt: compacted, lost events ─────────────┐
+                                   ▼                                                    │
     IDLE ─► (AUTHENTICATING) ─► LISTING ─► OPENING ─► WATCHING ── end of a poll ─► OPENING
                      ▲             │          │          │
                      └── WAITING ◄─┴──────────┴──────────┘  failure: the next endpoint, later
+                           │
+                           └► COMPARING ─► OPENING, or LISTING when the store itself went back
 
 It holds one number, the cursor: the highest revision whose events have all been applied. The cursor moves only
 by a finished list, by the last event of a message that is not a fragment, and by a progress message of our own
 watch; never by the revision in a header, which says where the store stands and not what has been sent. A watch
 is resumed at the cursor, not behind it, and what is not newer is dropped: with that overlap a compaction that
-has passed the cursor is always reported. On any doubt the prefix is listed again and compared.
+has passed the cursor is always reported. On any doubt the prefix is listed again and compared. A member that
+stands below the cursor may only lag: a linearizable read of the revision tells that from a store that went back.
 
 The machine does no I/O. It is told what has happened and when, and returns commands in the order in which they
 are to be carried out. At most one request is under way.
@@ -22,9 +25,13 @@ from enum import Enum
 
 from config_sync.cache import Deletion, Entry, Event
 from config_sync.etcd.messages import (
+    FAILED_PRECONDITION,
+    INVALID_ARGUMENT,
     OUT_OF_RANGE,
     PERMISSION_DENIED,
     UNAUTHENTICATED,
+    WATCH_ID,
+    Header,
     KeyValue,
     RangeAnswer,
     WatchLine,
@@ -37,6 +44,7 @@ POLL_GRACE = 5.0  # beyond the poll's own end, which the server should bring abo
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
 DENIED_DELAY = 30.0
+RELIST_SPREAD = 0.5  # a compaction reaches every worker of a fleet at once; their lists are spread over this time
 DEADLINE = "context deadline exceeded"  # the end of a poll
 
 
@@ -46,6 +54,7 @@ class State(Enum):
     IDLE = "idle"  # to be started
     AUTHENTICATING = "authenticating"  # a token
     LISTING = "listing"  # a page
+    COMPARING = "comparing"  # the store's revision
     OPENING = "opening"  # the first message of a watch
     WATCHING = "watching"  # events
     WAITING = "waiting"  # the time of the next try
@@ -56,24 +65,27 @@ class Trigger(Enum):
 
     AUTHENTICATE = "authenticate"
     LIST = "list"
+    COMPARE = "compare"
     WATCH = "watch"
     OPENED = "opened"
-    FAILED = "failed"
+    WAIT = "wait"
 
 
 _ASK = {
     Trigger.AUTHENTICATE: State.AUTHENTICATING,
     Trigger.LIST: State.LISTING,
+    Trigger.COMPARE: State.COMPARING,
     Trigger.WATCH: State.OPENING,
-    Trigger.FAILED: State.WAITING,
+    Trigger.WAIT: State.WAITING,
 }
 TRANSITIONS: dict[State, dict[Trigger, State]] = {
     State.IDLE: {Trigger.AUTHENTICATE: State.AUTHENTICATING, Trigger.LIST: State.LISTING},
     State.AUTHENTICATING: _ASK,
     State.LISTING: _ASK,
+    State.COMPARING: _ASK,
     State.OPENING: {**_ASK, Trigger.OPENED: State.WATCHING},
     State.WATCHING: _ASK,
-    State.WAITING: {**_ASK},
+    State.WAITING: _ASK,
 }
 
 
@@ -91,11 +103,23 @@ class ReadPage:
 
 
 @dataclass(frozen=True)
+class ReadRevision:
+    """Ask for the revision the store stands at, linearizably."""
+
+
+@dataclass(frozen=True)
 class OpenWatch:
     """Open a watch of the prefix; the server is to end it after ``poll`` seconds."""
 
     start_revision: int
     poll: int
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Decode these entries now: they are part of the snapshot that is coming."""
+
+    entries: list[Entry]
 
 
 @dataclass(frozen=True)
@@ -132,7 +156,8 @@ class Report:
     error: bool = False
 
 
-Command = Authenticate | ReadPage | OpenWatch | Replace | Apply | Disconnect | UseNextEndpoint | Report
+Request = Authenticate | ReadPage | ReadRevision | OpenWatch
+Command = Request | Prepare | Replace | Apply | Disconnect | UseNextEndpoint | Report
 
 
 @dataclass
@@ -175,16 +200,18 @@ class Watch:
         self.state = State.IDLE
         self.cursor = 0
         self.wake_at: float | None = None  # when tick() is due
+        self.failures = 0  # in a row, since a watch was last opened
         self._prefix = prefix
         self._limits = limits
         self._has_credentials = has_credentials
         self._known = known
         self._choose = choose
         self._cluster_id = 0
-        self._failures = 0
         self._token_refused = False  # the token at hand has been refused once already
         self._needs_token = has_credentials
         self._needs_list = True
+        self._needs_revision = False  # a member stood below the cursor
+        self._poll_over = False  # the server has announced the end of the poll
         self._list = _List()
         self._collected: list[Event] = []  # of fragments
 
@@ -202,37 +229,41 @@ class Watch:
     def page_received(self, answer: RangeAnswer, now: float) -> list[Command]:
         """Take a page of the list; with the last one the snapshot is whole."""
         commands: list[Command] = []
+        found = self._list
         if self._is_other_cluster(answer.header.cluster_id):
             commands.append(Report("another etcd cluster answers", error=True))
-        begun_elsewhere = bool(commands) and self._list.revision
-        self._cluster_id = answer.header.cluster_id
-        if begun_elsewhere:
-            return [*commands, *self._ask(now)]
-        found = self._list
+        self._cluster_id = answer.header.cluster_id or self._cluster_id
+        if commands and found.revision:
+            return [*commands, *self._ask(now)]  # this list was begun in the other one
         if not found.revision:
             found.revision = answer.header.revision
             if found.revision < self.cursor:
                 commands.append(Report(f"etcd went back from revision {self.cursor} to {found.revision}", error=True))
-        for record in answer.kvs:
-            entry = self._entry(record)
-            found.entries[entry.key] = entry
-        if answer.more and answer.kvs:
+        page = [self._entry(record) for record in answer.kvs]
+        found.entries.update((entry.key, entry) for entry in page)
+        if answer.more and page:
             self.wake_at = now + self._limits.request
-            return [*commands, ReadPage(answer.kvs[-1].key + b"\0", found.revision)]
+            return [*commands, ReadPage(answer.kvs[-1].key + b"\0", found.revision), Prepare(page)]
         self.cursor = found.revision
-        self._needs_list = False
+        self._needs_list = self._needs_revision = False
         self._token_refused = False
         self._list = _List()
         return [*commands, Replace(found.entries, self.cursor), *self._ask(now)]
 
+    def revision_received(self, header: Header, now: float) -> list[Command]:
+        """Tell a member that lags from a store that went back, now that a linearizable read has been answered."""
+        self._needs_revision = False
+        if self._is_other_cluster(header.cluster_id) or header.revision < self.cursor:
+            self._needs_list = True
+        return self._ask(now)
+
     def call_failed(self, code: int, message: str, now: float) -> list[Command]:
         """Deal with a call that was refused (its HTTP status is not 200)."""
-        if code == OUT_OF_RANGE and self.state is State.LISTING:
+        if code == OUT_OF_RANGE and self.state is State.LISTING and self._list.revision:
             # Compacted while paging: what has been read is of a revision that is gone.
-            self._list = _List()
             return self._ask(now)
         if self.state is State.AUTHENTICATING:
-            return self._fail(f"authentication failed: {message}", now, DENIED_DELAY)
+            return self._not_authenticated(code, message, now)
         return self._refused(code, message, now)
 
     def line_received(self, line: WatchLine, now: float) -> list[Command]:
@@ -240,14 +271,14 @@ class Watch:
         if self.state not in (State.OPENING, State.WATCHING):
             return []
         if line.error is not None:
-            self._collected = []
             if DEADLINE in line.error.message:
-                return self._ask(now)
+                self._poll_over = True  # the end of the stream is on its way
+                return []
             return self._refused(line.error.grpc_code, line.error.message, now)
         result = line.result
         if result is None:
             return self._fail("a watch message without result", now)
-        if result.header.cluster_id and self._is_other_cluster(result.header.cluster_id):
+        if self._is_other_cluster(result.header.cluster_id):
             return self._doubt("another cluster answers", now, error=True)
         if result.canceled:
             return self._canceled(result, now)
@@ -256,11 +287,10 @@ class Watch:
         return self._events_received(result, now)
 
     def stream_ended(self, now: float) -> list[Command]:
-        """Open the next poll: the server has ended this one in order."""
-        self._collected = []
-        if self.state is State.WATCHING:
+        """Open the next poll when this one was over; any other end of a stream is a failure."""
+        if self.state is State.WATCHING and self._poll_over:
             return self._ask(now)
-        return self._fail("the watch ended before it had begun", now)
+        return self._fail("the watch ended before its time", now)
 
     def connection_lost(self, reason: str, now: float) -> list[Command]:
         """Try another member; what was collected of an unfinished revision is thrown away."""
@@ -282,7 +312,7 @@ class Watch:
         self.state = TRANSITIONS[self.state][trigger]
 
     def _ask(self, now: float) -> list[Command]:
-        """Ask for what is needed next: a token, the list, or events."""
+        """Ask for what is needed next: a token, the list, the store's revision, or events."""
         if self._needs_token:
             self._move(Trigger.AUTHENTICATE)
             self.wake_at = now + self._limits.request
@@ -292,20 +322,37 @@ class Watch:
             self._list = _List()
             self.wake_at = now + self._limits.request
             return [ReadPage(self._prefix, 0)]
+        if self._needs_revision:
+            self._move(Trigger.COMPARE)
+            self.wake_at = now + self._limits.request
+            return [ReadRevision()]
         self._move(Trigger.WATCH)
         self._collected = []
+        self._poll_over = False
         self.wake_at = now + OPEN_TIMEOUT
-        return [OpenWatch(max(1, self.cursor), int(self._limits.poll))]
+        # A poll of 0 s would have no end.
+        return [OpenWatch(max(1, self.cursor), max(1, int(self._limits.poll)))]
 
     def _fail(self, reason: str, now: float, delay: float | None = None) -> list[Command]:
-        self._move(Trigger.FAILED)
+        if delay is None:
+            delay = min(self._limits.longest_delay, FIRST_DELAY * 2 ** min(self.failures, 10))
+        self.failures += 1
+        self._wait(now + delay * (0.5 + self._choose()))
+        return [Disconnect(), UseNextEndpoint(), Report(reason, error=self.failures > 1)]
+
+    def _wait(self, until: float) -> None:
+        self._move(Trigger.WAIT)
         self._collected = []
         self._list = _List()
-        if delay is None:
-            delay = min(self._limits.longest_delay, FIRST_DELAY * 2 ** min(self._failures, 10))
-        self._failures += 1
-        self.wake_at = now + delay * (0.5 + self._choose())
-        return [Disconnect(), UseNextEndpoint(), Report(reason, error=self._failures > 1)]
+        self.wake_at = until
+
+    def _not_authenticated(self, code: int, message: str, now: float) -> list[Command]:
+        if code == FAILED_PRECONDITION:
+            # Credentials are configured, but etcd asks nobody for them.
+            self._needs_token = False
+            return [Report(message), *self._ask(now)]
+        refused = code in (INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED)
+        return self._fail(f"authentication failed: {message}", now, DENIED_DELAY if refused else None)
 
     def _refused(self, code: int, message: str, now: float) -> list[Command]:
         # 3.5.1 says "permission denied" for a bad token too, and 3.4 "user name is empty" for a missing one.
@@ -324,18 +371,22 @@ class Watch:
     def _canceled(self, result: WatchResult, now: float) -> list[Command]:
         # A canceled watch leaves the stream open and silent for ever: close it ourselves (section 4.5).
         if result.compact_revision:
-            return self._doubt(f"compacted at {result.compact_revision}, beyond {self.cursor}", now)
+            self._needs_list = True
+            self._wait(now + RELIST_SPREAD * self._choose())
+            text = f"compacted at {result.compact_revision}, beyond {self.cursor}; listing again"
+            return [Disconnect(), Report(text)]
         return self._refused(0, result.cancel_reason or "watch canceled", now)
 
     def _created(self, result: WatchResult, now: float) -> list[Command]:
+        if self.state is State.WATCHING:
+            return self._fail("a watch was created twice", now)
         if result.header.revision < self.cursor:
-            # A lagging member, or a store that went back: the list, which is linearizable, will tell.
-            self._needs_list = True
+            self._needs_revision = True
             return self._fail(f"a member stands at {result.header.revision}, we at {self.cursor}", now)
         self._move(Trigger.OPENED)
-        self._failures = 0
+        self.failures = 0
         self._token_refused = False
-        self.wake_at = now + self._limits.poll + POLL_GRACE
+        self.wake_at = now + max(1, int(self._limits.poll)) + POLL_GRACE
         return []
 
     def _events_received(self, result: WatchResult, now: float) -> list[Command]:
@@ -344,20 +395,23 @@ class Watch:
                 key = self._key(event.kv.key)
                 deleted = event.type == "DELETE"
                 self._collected.append(Deletion(key, event.kv.mod_revision) if deleted else self._entry(event.kv))
+        if not result.events:
+            return self._progressed(result)
         if result.fragment:
             return []
         events, self._collected = self._collected, []
-        if not result.events:
-            if result.header.revision > self.cursor and result.watch_id == 1 and not events:
-                self.cursor = result.header.revision
-                return [Apply([], self.cursor)]
-            return []
         if not events:
             return []
         if self._has_gap(events):
             return self._doubt("etcd has left out events", now, error=True)
         self.cursor = events[-1].mod_revision
         return [Apply(events, self.cursor)]
+
+    def _progressed(self, result: WatchResult) -> list[Command]:
+        if self._collected or result.watch_id != WATCH_ID or result.header.revision <= self.cursor:
+            return []
+        self.cursor = result.header.revision
+        return [Apply([], self.cursor)]
 
     def _has_gap(self, events: list[Event]) -> bool:
         """Tell whether a version jumped: then events of that key were lost (section 7)."""
@@ -373,7 +427,7 @@ class Watch:
         return False
 
     def _is_other_cluster(self, cluster_id: int) -> bool:
-        return self._cluster_id not in (0, cluster_id)
+        return cluster_id != 0 and self._cluster_id not in (0, cluster_id)
 
     def _key(self, key: bytes) -> str:
         return key[len(self._prefix) :].decode("utf-8", "surrogateescape")

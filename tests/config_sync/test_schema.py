@@ -74,6 +74,58 @@ def test_unknown_fields_are_accepted_with_a_warning() -> None:
     assert warnings == ["$.meta: unknown field, ignored"]
 
 
+@pytest.mark.parametrize("plugins", [{}, []])
+def test_empty_plugins_are_enough_for_a_route(plugins: object) -> None:
+    assert decode_route("1", raw({"uri": "/a", "plugins": plugins}))[0].plugins == {}
+
+
+def test_whole_numbers_may_be_written_as_fractions() -> None:
+    upstream, _ = decode_upstream(
+        "1",
+        raw(
+            {
+                "id": 4.0,
+                "retries": 1.0,
+                "nodes": [{"host": "a", "port": 80.0, "weight": 1.0, "priority": 2.0}],
+                "keepalive_pool": {"size": 3.0, "requests": 5.0},
+            }
+        ),
+    )
+    assert (upstream.retries, upstream.nodes) == (1, (Node("a", 1, 80, 2),))
+    assert upstream.keepalive_pool is not None
+    assert (upstream.keepalive_pool.size, upstream.keepalive_pool.requests) == (3, 5)
+
+
+def test_conditions_are_kept_as_they_are() -> None:
+    conditions = ["AND", ["arg_a", "==", "1"], ["OR", ["arg_b", ">", 2], ["arg_c", "in", [1]]]]
+    assert decode_route("1", raw({"uri": "/a", "plugins": {}, "vars": conditions}))[0].vars == conditions
+
+
+def test_hosts_that_differ_by_case_are_one() -> None:
+    assert decode_service("1", raw({"hosts": ["A.com", "a.COM", "b.com"]}))[0].hosts == ("a.com", "b.com")
+
+
+@pytest.mark.parametrize(
+    ("hash_on", "key"),
+    [
+        ("vars", "remote_addr"),
+        ("vars", "arg_device-id"),
+        ("header", "X-User_1"),
+        ("cookie", "session"),
+        ("vars_combinations", "$request_uri$remote_addr"),
+        ("consumer", None),
+    ],
+)
+def test_what_chash_may_hash_on(hash_on: str, key: str | None) -> None:
+    value = {**NODES, "type": "chash", "hash_on": hash_on, **({"key": key} if key is not None else {})}
+    assert decode_upstream("1", raw(value))[0].key == key
+
+
+def test_an_upstream_by_discovery() -> None:
+    upstream, _ = decode_upstream("1", raw({"service_name": "s", "discovery_type": "dns"}))
+    assert (upstream.nodes, upstream.service_name) == (None, "s")
+
+
 def test_an_empty_service_is_valid() -> None:
     assert decode_service("1", b"{}")[0].hosts == ()
 
@@ -103,7 +155,28 @@ ROUTE = {"uri": "/a", "upstream": NODES}
         ({"timeout": {"connect": 0, "send": 1, "read": 1}}, "$.timeout"),
         ({"filter_func": "function(vars) return true end"}, "$.filter_func"),
         ({"script": "return nothing"}, "$.script"),
+        ({"name": ""}, "$.name"),
+        ({"desc": "x" * 257}, "$.desc"),
+        ({"labels": {"a": "b c"}}, "$.labels['a']"),
+        ({"labels": {"a": 1}}, "$.labels['a']"),
+        ({"vars": [1]}, "$.vars"),
+        ({"remote_addrs": ["10.0.0.0/8", "::1%lo"]}, "$.remote_addrs"),
+        ({"remote_addr": "10.0.0.0/255.0.0.0"}, "$.remote_addr"),
         ({"upstream": {}}, "$.upstream"),
+        ({"upstream": {"service_name": "s"}}, "$.upstream"),
+        ({"upstream": {**NODES, "scheme": "ftp"}}, "$.upstream.scheme"),
+        ({"upstream": {**NODES, "hash_on": "moon"}}, "$.upstream.hash_on"),
+        ({"upstream": {**NODES, "labels": {"a": ""}}}, "$.upstream.labels['a']"),
+        ({"upstream": {**NODES, "tls": {"client_cert": "x"}}}, "$.upstream.tls"),
+        (
+            {"upstream": {**NODES, "tls": {"client_cert": "x", "client_key": "y", "client_cert_id": "1"}}},
+            "$.upstream.tls",
+        ),
+        ({"upstream": {**NODES, "type": "chash", "hash_on": "cookie", "key": "a b"}}, "$.upstream.key"),
+        ({"upstream": {"nodes": {"a:²": 1}}}, "$.upstream.nodes['a:²']"),
+        ({"upstream": {"nodes": {"a:000080": 1}}}, "$.upstream.nodes['a:000080']"),
+        ({"upstream": {"nodes": {"[::1": 1}}}, "$.upstream.nodes[0].host"),
+        ({"upstream": {"nodes": {"a:b:80": 1}}}, "$.upstream.nodes[0].host"),
         ({"upstream": {"nodes": {"a:0": 1}}}, "$.upstream.nodes['a:0']"),
         ({"upstream": {"nodes": {"a:1": -1}}}, "$.upstream.nodes[0]"),
         ({"upstream": {"nodes": [{"host": "a"}]}}, "$.upstream.nodes[0]"),
@@ -124,7 +197,12 @@ def test_bad_routes_name_the_place(changes: dict[str, Any], path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"init_dir", b"[]", b"1", b'"x"', b"{", b"\xff", b'{"service_id":"s"}', b'{"uri":"/a"}']
+    "value",
+    [
+        *(b"", b"init_dir", b"[]", b"1", b'"x"', b"{", b"\xff", b'{"service_id":"s"}', b'{"uri":"/a"}'),
+        b'{"uri":"/a","plugin_config_id":"1"}',
+        b'{"uri":"/a","plugins":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    ],
 )
 def test_values_that_are_no_routes(value: bytes) -> None:
     with pytest.raises(InvalidResource):
@@ -149,6 +227,11 @@ FIELDS = [
     "id",
     "labels",
     "plugins",
+    "vars",
+    "remote_addrs",
+    "hash_on",
+    "tls",
+    "keepalive_pool",
 ]
 
 

@@ -157,9 +157,10 @@ class Http1Server(asyncio.Protocol):
         return False
 
     def close(self) -> None:
-        """Close once what was written has been sent."""
+        """Close once what was written has been sent; the janitor aborts when it is not taken."""
         if self._state is not State.CLOSED:
             self._state = State.CLOSED
+            self._since = self._context.now
             self.transport.close()
 
     def abort(self) -> None:
@@ -468,6 +469,9 @@ class Http1Server(asyncio.Protocol):
         elif self._state is State.LINGERING:
             if waited > LINGERING_TIMEOUT or now > self._written_at[1]:
                 self.abort()
+        elif self._state is State.CLOSED:
+            if waited > settings.send_timeout:
+                self.transport.abort()
         elif self._exchange is not None and waited > settings.client_body_timeout and not self._read_paused:
             body = self._exchange.body
             if body is not None and not body.complete:

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from config_sync.cache import ConfigStore, Deletion, Entry, place_of
 from config_sync.etcd.messages import Header, KeyValue, RangeAnswer, WatchError, WatchEvent, WatchLine, WatchResult
 from config_sync.etcd.watch import (
+    DEADLINE,
+    POLL_GRACE,
+    RELIST_SPREAD,
     TRANSITIONS,
     Apply,
     Authenticate,
@@ -17,7 +20,9 @@ from config_sync.etcd.watch import (
     Disconnect,
     Limits,
     OpenWatch,
+    Prepare,
     ReadPage,
+    ReadRevision,
     Replace,
     Report,
     State,
@@ -73,6 +78,12 @@ def without_reports(commands: Sequence[Command]) -> list[Command]:
     return [command for command in commands if not isinstance(command, Report)]
 
 
+def end_poll(watch: Watch) -> list[Command]:
+    """Let a poll end as the server does."""
+    watch.line_received(error(DEADLINE, 4), 1.0)
+    return watch.stream_ended(1.0)
+
+
 OPEN_10 = OpenWatch(10, 50)
 GIVE_UP = [Disconnect(), UseNextEndpoint()]
 
@@ -81,9 +92,12 @@ def test_list_in_pages_at_one_revision_then_watch_from_there() -> None:
     watch = Script().watch
     assert watch.start(0.0) == [ReadPage(PREFIX, 0)]
     page = RangeAnswer(Header(1, 1, 10), [kv("routes/1", 5)], more=True, count=2)
-    assert watch.page_received(page, 0.0) == [ReadPage(b"/apisix/routes/1\0", 10)]
-    last = RangeAnswer(Header(1, 1, 12), [kv("routes/2", 7)], count=1)
     entries = {"routes/1": Entry("routes/1", b"{}", 5, 5, 1), "routes/2": Entry("routes/2", b"{}", 7, 7, 1)}
+    assert watch.page_received(page, 0.0) == [
+        ReadPage(b"/apisix/routes/1\0", 10),
+        Prepare([entries["routes/1"]]),
+    ]
+    last = RangeAnswer(Header(1, 1, 12), [kv("routes/2", 7)], count=1)
     assert watch.page_received(last, 0.0) == [Replace(entries, 10), OPEN_10]
     assert watch.cursor == 10
 
@@ -132,11 +146,56 @@ def test_progress_of_our_watch_moves_the_cursor() -> None:
     assert watch.cursor == 30
 
 
+def test_progress_between_fragments_certifies_nothing_and_loses_nothing() -> None:
+    watch = Script().watching().watch
+    watch.line_received(events(kv("routes/1", 11), fragment=True), 1.0)
+    assert watch.line_received(WatchLine(WatchResult(Header(1, 1, 30), 1)), 1.0) == []
+    (apply,) = watch.line_received(events(kv("routes/2", 11)), 1.0)
+    assert isinstance(apply, Apply)
+    assert [event.key for event in apply.events] == ["routes/1", "routes/2"]
+
+
 def test_the_end_of_a_poll_is_no_failure() -> None:
     watch = Script().watching().watch
-    assert watch.line_received(error("context deadline exceeded", 4), 50.0) == [OPEN_10]
+    assert watch.line_received(error(DEADLINE, 4), 50.0) == []
+    assert watch.stream_ended(50.0) == [OPEN_10]
     watch.line_received(created(10), 50.0)
-    assert watch.stream_ended(100.0) == [OPEN_10]
+    assert watch.state is State.WATCHING
+    assert watch.failures == 0
+
+
+def test_a_poll_whose_end_is_announced_but_does_not_come_is_given_up() -> None:
+    watch = Script().watching().watch
+    watch.line_received(error(DEADLINE, 4), 50.0)
+    assert without_reports(watch.tick(55.0)) == GIVE_UP
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_stream_that_ends_before_its_time_is_a_failure(opened: bool) -> None:
+    watch = Script().watching().watch
+    if not opened:
+        end_poll(watch)
+    assert without_reports(watch.stream_ended(1.0)) == GIVE_UP
+    assert watch.state is State.WAITING
+
+
+def test_fragments_of_a_poll_that_ended_are_thrown_away() -> None:
+    watch = Script().watching().watch
+    watch.line_received(events(kv("routes/1", 11), fragment=True), 1.0)
+    assert end_poll(watch) == [OPEN_10]
+    watch.line_received(created(20), 2.0)
+    (apply,) = watch.line_received(events(kv("routes/2", 12)), 2.0)
+    assert isinstance(apply, Apply)
+    assert [event.key for event in apply.events] == ["routes/2"]
+
+
+@pytest.mark.parametrize(("watch_timeout", "poll"), [(0.2, 1), (7.9, 7), (50, 50)])
+def test_a_poll_is_whole_seconds_and_never_without_end(watch_timeout: float, poll: int) -> None:
+    watch = Watch(PREFIX, Limits(30, watch_timeout), False, lambda _: None, lambda: 0.5)
+    watch.start(0.0)
+    assert watch.page_received(RangeAnswer(Header(1, 1, 10)), 0.0)[-1] == OpenWatch(10, poll)
+    watch.line_received(created(10), 0.0)
+    assert watch.wake_at == poll + POLL_GRACE
 
 
 @pytest.mark.parametrize("message", ["etcdserver: no leader", "transport is closing", "error reading from server: EOF"])
@@ -181,10 +240,14 @@ def test_silence_is_bounded_in_every_state(state: State, waits: float) -> None:
     assert without_reports(watch.tick(waits)) == GIVE_UP
 
 
-def test_compaction_beyond_the_cursor_lists_again() -> None:
+def test_compaction_beyond_the_cursor_lists_again_at_a_time_of_its_own() -> None:
     watch = Script().watching().watch
     canceled = WatchLine(WatchResult(Header(1), 1, canceled=True, compact_revision=44))
-    assert without_reports(watch.line_received(canceled, 1.0)) == [Disconnect(), ReadPage(PREFIX, 0)]
+    assert without_reports(watch.line_received(canceled, 1.0)) == [Disconnect()]
+    assert watch.wake_at == 1.0 + RELIST_SPREAD * 0.5
+    assert watch.failures == 0
+    assert watch.tick(watch.wake_at) == [ReadPage(PREFIX, 0)]
+    assert watch.page_received(RangeAnswer(Header(1, 1, 60)), 2.0) == [Replace({}, 60), OpenWatch(60, 50)]
 
 
 def test_compaction_while_paging_begins_the_list_again() -> None:
@@ -197,19 +260,74 @@ def test_compaction_while_paging_begins_the_list_again() -> None:
 
 def test_canceled_is_looked_at_before_created() -> None:
     watch = Script().watching().watch
-    watch.stream_ended(1.0)
+    end_poll(watch)
     both = WatchLine(WatchResult(Header(1, 1, 10), -1, created=True, canceled=True, cancel_reason="range is empty"))
     assert without_reports(watch.line_received(both, 1.0)) == GIVE_UP
 
 
-def test_a_member_or_store_behind_the_cursor_is_not_believed() -> None:
+def behind_the_cursor() -> Watch:
+    """A machine at 10 that was answered by a member at 3, and has asked for the store's revision."""
     watch = Script().watching(10).watch
-    watch.stream_ended(1.0)
+    end_poll(watch)
     assert without_reports(watch.line_received(created(3), 1.0)) == GIVE_UP
-    assert watch.tick(5.0) == [ReadPage(PREFIX, 0)]
+    assert watch.tick(5.0) == [ReadRevision()]
+    assert watch.state is State.COMPARING
+    return watch
+
+
+@pytest.mark.parametrize("revision", [10, 12])
+def test_a_member_that_lags_is_left_and_nothing_is_listed(revision: int) -> None:
+    assert behind_the_cursor().revision_received(Header(1, 1, revision), 5.0) == [OPEN_10]
+
+
+def test_a_store_that_went_back_is_listed() -> None:
+    watch = behind_the_cursor()
+    assert watch.revision_received(Header(1, 1, 3), 5.0) == [ReadPage(PREFIX, 0)]
     commands = watch.page_received(RangeAnswer(Header(1, 1, 3)), 5.0)
     assert without_reports(commands) == [Replace({}, 3), OpenWatch(3, 50)]
     assert any(isinstance(command, Report) and command.error for command in commands)
+
+
+def test_another_cluster_found_while_comparing_is_listed() -> None:
+    assert behind_the_cursor().revision_received(Header(2, 1, 99), 5.0) == [ReadPage(PREFIX, 0)]
+
+
+def test_a_comparison_that_fails_is_tried_again() -> None:
+    watch = behind_the_cursor()
+    assert without_reports(watch.connection_lost("reset", 5.0)) == GIVE_UP
+    assert watch.tick(9.0) == [ReadRevision()]
+    assert without_reports(watch.tick(39.0)) == GIVE_UP
+
+
+def test_a_list_that_changes_cluster_between_pages_begins_again() -> None:
+    watch = Script().watching().watch
+    watch.line_received(events(kv("routes/1", 11, 5, 1)), 1.0)
+    canceled = WatchLine(WatchResult(Header(1), 1, canceled=True, compact_revision=44))
+    watch.line_received(canceled, 1.0)
+    watch.tick(5.0)
+    watch.page_received(RangeAnswer(Header(1, 1, 50), [kv("routes/old", 5)], more=True), 5.0)
+    other = RangeAnswer(Header(2, 1, 70), [kv("routes/new", 6)])
+    assert without_reports(watch.page_received(other, 5.0)) == [ReadPage(PREFIX, 0)]
+    replace = without_reports(watch.page_received(other, 5.0))[0]
+    assert isinstance(replace, Replace)
+    assert list(replace.entries) == ["routes/new"]
+
+
+def test_a_compaction_error_without_a_page_does_not_spin() -> None:
+    watch = Script().watch
+    watch.start(0.0)
+    assert without_reports(watch.call_failed(11, "mvcc: required revision is a future revision", 0.0)) == GIVE_UP
+
+
+def test_a_second_created_on_one_stream_is_not_believed() -> None:
+    watch = Script().watching().watch
+    assert without_reports(watch.line_received(created(10), 1.0)) == GIVE_UP
+
+
+def test_a_line_that_says_nothing_is_a_failure() -> None:
+    watch = Script().watching().watch
+    assert without_reports(watch.line_received(WatchLine(), 1.0)) == GIVE_UP
+    assert watch.line_received(events(kv("routes/1", 11)), 1.0) == []  # of a stream that was given up
 
 
 def test_another_cluster_lists_again() -> None:
@@ -265,11 +383,40 @@ def test_a_refused_token_is_renewed_once(line: WatchLine) -> None:
     assert watch.wake_at == pytest.approx(30.0)
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "delay"),
+    [
+        (3, "etcdserver: authentication failed, invalid user ID or password", 30.0),
+        (14, "etcdserver: request timed out", 0.05),
+    ],
+)
+def test_a_wrong_password_is_not_tried_again_at_once(code: int, message: str, delay: float) -> None:
+    watch = Script(has_credentials=True).watch
+    watch.start(0.0)
+    assert without_reports(watch.call_failed(code, message, 0.0)) == GIVE_UP
+    assert watch.wake_at == pytest.approx(delay)
+    assert watch.tick(31.0) == [Authenticate()]
+
+
+def test_credentials_that_etcd_does_not_ask_for_are_left_out() -> None:
+    watch = Script(has_credentials=True).watch
+    watch.start(0.0)
+    commands = watch.call_failed(9, "etcdserver: authentication is not enabled", 0.0)
+    assert without_reports(commands) == [ReadPage(PREFIX, 0)]
+
+
+def test_without_credentials_a_refusal_is_no_reason_to_authenticate() -> None:
+    watch = Script().watch
+    watch.start(0.0)
+    assert without_reports(watch.call_failed(3, "etcdserver: user name is empty", 0.0)) == GIVE_UP
+    assert watch.wake_at == pytest.approx(30.0)
+
+
 def test_every_state_is_in_the_table_and_can_be_left() -> None:
     assert set(TRANSITIONS) == set(State)
     reached = {state for moves in TRANSITIONS.values() for state in moves.values()}
     assert reached == set(State) - {State.IDLE}
-    assert all(Trigger.FAILED in moves for state, moves in TRANSITIONS.items() if state is not State.IDLE)
+    assert all(Trigger.WAIT in moves for state, moves in TRANSITIONS.items() if state is not State.IDLE)
 
 
 class History:
