@@ -266,7 +266,11 @@ class Master:
             self._tell(child, signal.SIGQUIT if graceful else signal.SIGTERM)
 
     def _reopen_logs(self) -> None:
-        self._error_log.reopen()
+        try:
+            self._error_log.reopen()
+            give_error_log(self._settings)
+        except (OSError, SettingsError) as error:
+            log.error("cannot reopen the error log: %s", error)
         for child in self._everyone():
             self._tell(child, signal.SIGUSR1)
 
@@ -597,14 +601,19 @@ def prepare_runtime_dir(settings: Settings) -> None:
 
 def open_error_log(settings: Settings) -> ErrorLog:
     """Open the log the settings name; raises SettingsError."""
-    path = settings.error_log_path()
     try:
-        opened = ErrorLog(path, settings.log_level, in_thread=False)
+        opened = ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
     except OSError as error:
         raise SettingsError(f"error_log: {error}") from error
+    give_error_log(settings)
+    return opened
+
+
+def give_error_log(settings: Settings) -> None:
+    """Let the workers write to the log that the master has opened; raises SettingsError."""
+    path = settings.error_log_path()
     if path is not None:
         give_to_user(path, settings)
-    return opened
 
 
 def own_version() -> str:

@@ -32,6 +32,7 @@ log = logging.getLogger("propylon.worker")
 
 EXIT_SETTINGS = 78  # EX_CONFIG: starting again with the same settings is of no use
 HEARTBEAT = 1.0  # seconds
+DRAIN_CHECK = 0.05  # seconds
 READY = b"ready"
 DRAIN = b"drain"
 MAX_MESSAGE_BYTES = 4_096
@@ -179,19 +180,24 @@ class Worker:
             server.close()
         self._context.drain()
         self._drain_until = self._loop.time() + self._boot.settings.worker_shutdown_timeout
-        self._check_drained()
+        self._loop.call_later(DRAIN_CHECK, self._check_drained, False)
 
-    def _check_drained(self) -> None:
-        if self._context.is_idle():
+    def _check_drained(self, was_idle: bool) -> None:
+        is_idle = self._context.is_idle()
+        if is_idle and was_idle:
+            # Twice: the loop may have accepted a client that the context had not been told of yet.
             self._loop.stop()
         elif self._loop.time() > self._drain_until:
             log.warning("%d connections are cut after worker_shutdown_timeout", self._context.connections)
             self._loop.stop()
         else:
-            self._loop.call_later(0.05, self._check_drained)
+            self._loop.call_later(DRAIN_CHECK, self._check_drained, is_idle)
 
     def _reopen_logs(self) -> None:
-        self._error_log.reopen()
+        try:
+            self._error_log.reopen()
+        except OSError as error:
+            log.error("cannot reopen the error log: %s", error)
         self._context.reopen_logs()
 
     # what the worker says

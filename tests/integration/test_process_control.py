@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import pwd
 import signal
 import socket
+import tempfile
 import threading
 from pathlib import Path
 
@@ -195,6 +197,29 @@ def test_logs_are_reopened(gateway: Gateway) -> None:
     wait_until(lambda: (run / "access.log").exists(), "a new file")
     assert gateway.get("/after")[0] == 200
     wait_until(lambda: "/after" in (run / "access.log").read_text(), "the request is logged in it")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_workers_give_up_root_and_can_still_reopen_and_reload() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        etcd = Etcd(directory)
+        etcd.start()
+        gateway = Gateway(directory, etcd.url, user="nobody")
+        try:
+            gateway.start()
+            owners = {Path(f"/proc/{pid}").stat().st_uid for pid in gateway.workers()}
+            assert owners == {pwd.getpwnam("nobody").pw_uid}
+            (directory / "run" / "error.log").rename(directory / "run" / "error.log.1")
+            assert gateway.command("-s", "reopen").returncode == 0
+            wait_until(lambda: (directory / "run" / "error.log").exists(), "a new file")
+            done = gateway.command("-s", "reload")
+            assert done.returncode == 0, done.stderr
+            assert gateway.get("/x")[0] == 404
+        finally:
+            gateway.kill()
+            etcd.kill()
 
 
 def test_one_worker_more_and_less(gateway: Gateway) -> None:

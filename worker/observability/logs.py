@@ -6,7 +6,7 @@ stop the event loop; that thread is started after the fork.
 
 import logging
 import sys
-from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -40,8 +40,7 @@ class ErrorLog:
         Raises:
             OSError: the file cannot be opened.
         """
-        # A watched file is opened anew when its name leads to another one: rotation needs no more than USR1's move.
-        self._file = WatchedFileHandler(path, encoding="utf-8") if path is not None else None
+        self._file = logging.FileHandler(path, encoding="utf-8") if path is not None else None
         handler = self._file or logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Format())
         self._listener: QueueListener | None = None
@@ -57,9 +56,16 @@ class ErrorLog:
             logger.handlers = [handler]
 
     def reopen(self) -> None:
-        """Open the file anew when it has been moved away."""
+        """Open the file anew by its name, after it was moved away.
+
+        Raises:
+            OSError: it cannot be opened; the old one stays in use.
+        """
         if self._file is not None:
-            self._file.reopenIfNeeded()
+            fresh = Path(self._file.baseFilename).open("a", encoding="utf-8")  # noqa: SIM115 - the handler closes it
+            old = self._file.setStream(fresh)
+            if old is not None:
+                old.close()
 
     def close(self) -> None:
         """Write what is left."""
