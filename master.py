@@ -33,7 +33,7 @@ from pathlib import Path
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings, load_settings
-from worker.listener import Listeners, close_listeners, open_missing
+from worker.listener import Listeners, close_listeners, open_missing, share_out
 from worker.observability.logs import ErrorLog
 from worker.observability.systemd import notify
 from worker.scoreboard import Entry, Scoreboard
@@ -188,7 +188,7 @@ class Master:
         try:
             self._catch_signals()
             for _ in range(settings.worker_count()):
-                self.slots.append(Slot(open_missing({}, settings.addresses(), settings.backlog)))
+                self.slots.append(Slot(open_missing([], settings.addresses(), settings.backlog)))
             listening = ", ".join(settings.listen)
             log.info("propylon %s, %d workers, listening on %s", own_version(), len(self.slots), listening)
             self.generation = 1
@@ -311,7 +311,7 @@ class Master:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             self._close_what_is_not_mine(listeners)
-            code = self._worker_main(settings, at, me, list(listeners.values()), minimum_revision)
+            code = self._worker_main(settings, at, me, [sock for _, sock in listeners], minimum_revision)
         except BaseException:
             log.exception("worker %d has failed", at)
         finally:
@@ -325,10 +325,9 @@ class Master:
         self._wakeup_write.close()
         for child in self._everyone():
             child.control.close()
-        mine = set(map(id, listeners.values()))
         upcoming = self._upcoming.listeners if self._upcoming is not None else []
-        for others in (*(slot.listeners for slot in (*self.slots, *self._leaving)), *upcoming):
-            close_listeners({address: sock for address, sock in others.items() if id(sock) not in mine})
+        for others in (*(slot.listeners for slot in self.slots), *upcoming):
+            close_listeners(listener for listener in others if listener not in listeners)
 
     def _heard(self, child: Child) -> None:
         try:
@@ -458,17 +457,17 @@ class Master:
     def _bring_up(self, settings: Settings, count: int) -> None:
         """Fork a new generation of ``count`` workers beside the old one."""
         addresses = settings.addresses()
-        upcoming = Upcoming(settings, time.monotonic() + settings.worker_startup_timeout, [], [])
+        shared = share_out([slot.listeners for slot in self.slots], count, addresses)
+        opened: list[Listeners] = []
         try:
-            for at in range(count):
-                present = self.slots[at].listeners if at < len(self.slots) else {}
-                upcoming.opened.append(open_missing(present, addresses, settings.backlog))
-                kept = {address: sock for address, sock in present.items() if address in addresses}
-                upcoming.listeners.append({**kept, **upcoming.opened[at]})
+            for present in shared:
+                opened.append(open_missing(present, addresses, settings.backlog))
+                present += opened[-1]
         except SettingsError:
-            for opened in upcoming.opened:
-                close_listeners(opened)
+            for fresh in opened:
+                close_listeners(fresh)
             raise
+        upcoming = Upcoming(settings, time.monotonic() + settings.worker_startup_timeout, shared, opened)
         self.generation += 1
         self.phase = Phase.RELOADING
         self._upcoming = upcoming
@@ -480,17 +479,17 @@ class Master:
         self._settings = upcoming.settings
         self._upcoming = None
         count = len(upcoming.workers)
-        given_up, self.slots = self.slots[count:], self.slots[:count]
-        self.slots += [Slot({}) for _ in range(count - len(self.slots))]
-        for slot, listeners, worker in zip(self.slots, upcoming.listeners, upcoming.workers, strict=True):
+        kept = [listener for listeners in upcoming.listeners for listener in listeners]
+        for slot in self.slots:
             self._retire(slot)
-            close_listeners({address: sock for address, sock in slot.listeners.items() if address not in listeners})
+            close_listeners(listener for listener in slot.listeners if listener not in kept)
+        given_up, self.slots = self.slots[count:], self.slots[:count]
+        self.slots += [Slot([]) for _ in range(count - len(self.slots))]
+        for slot, listeners, worker in zip(self.slots, upcoming.listeners, upcoming.workers, strict=True):
             slot.listeners, slot.worker = listeners, worker
             slot.failures, slot.respawn_at = 0, None
         for slot in given_up:
-            self._retire(slot)
-            close_listeners(slot.listeners)
-            slot.listeners = {}
+            slot.listeners = []
         self._leaving += [slot for slot in given_up if slot.children()]
         self._error_log.close()
         self._error_log = open_error_log(self._settings)
@@ -513,7 +512,7 @@ class Master:
         for worker in upcoming.workers:
             self._tell(worker, signal.SIGKILL)
         if upcoming.workers:
-            self._leaving.append(Slot({}, retired=upcoming.workers))
+            self._leaving.append(Slot([], retired=upcoming.workers))
         for opened in upcoming.opened:
             close_listeners(opened)
         self.generation -= 1

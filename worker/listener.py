@@ -1,12 +1,16 @@
-"""Listening sockets: one for every worker slot and address, shared by SO_REUSEPORT, owned by the master."""
+"""Listening sockets: one for every worker slot and address, shared by SO_REUSEPORT, owned by the master.
+
+A socket whose slot is given up is not closed, for the kernel may have queued connections on it, and would reset them.
+A slot that stays adopts it, and its worker accepts from both; when slots are added again, they take adopted ones first.
+"""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Address
 
-Listeners = dict[Address, socket.socket]
+Listeners = list[tuple[Address, socket.socket]]
 
 
 def open_listener(address: Address, backlog: int) -> socket.socket:
@@ -35,18 +39,49 @@ def open_missing(present: Listeners, addresses: Iterable[Address], backlog: int)
     Raises:
         SettingsError: one of them cannot be had.
     """
-    opened: Listeners = {}
+    have = {address for address, _ in present}
+    opened: Listeners = []
     try:
         for address in addresses:
-            if address not in present:
-                opened[address] = open_listener(address, backlog)
+            if address not in have:
+                opened.append((address, open_listener(address, backlog)))
     except SettingsError:
         close_listeners(opened)
         raise
     return opened
 
 
-def close_listeners(listeners: Listeners) -> None:
+def share_out(present: Sequence[Listeners], count: int, addresses: Sequence[Address]) -> list[Listeners]:
+    """Divide the sockets of the slots there are among ``count`` slots; none of a wanted address is left out.
+
+    Every slot keeps one socket of each address. The others are given to slots that have none, and what is left is
+    adopted by all in turn.
+    """
+    shared: list[Listeners] = [[] for _ in range(count)]
+    spare: Listeners = []
+    for at, listeners in enumerate(present):
+        for listener in listeners:
+            is_own = at < count and listener[0] in addresses and not _has(shared[at], listener[0])
+            if is_own:
+                shared[at].append(listener)
+            elif listener[0] in addresses:
+                spare.append(listener)
+    for listeners in shared:
+        for address in addresses:
+            found = next((listener for listener in spare if listener[0] == address), None)
+            if found is not None and not _has(listeners, address):
+                spare.remove(found)
+                listeners.append(found)
+    for at, listener in enumerate(spare):
+        shared[at % count].append(listener)
+    return shared
+
+
+def _has(listeners: Listeners, address: Address) -> bool:
+    return any(listener[0] == address for listener in listeners)
+
+
+def close_listeners(listeners: Iterable[tuple[Address, socket.socket]]) -> None:
     """Close sockets; connections that wait in their queues are reset."""
-    for sock in listeners.values():
+    for _, sock in listeners:
         sock.close()
