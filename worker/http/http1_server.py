@@ -173,9 +173,11 @@ class Http1Server(asyncio.Protocol):
     def drain(self) -> None:
         """Close after the answer under way, or the next one; the janitor closes those that ask nothing more.
 
-        To close an idle connection at once would lose a request that is on its way to us.
+        A client whose answer has begun without ``Connection: close`` may send its next request at any moment, and so
+        may an idle one: to close either of them now would lose that request.
         """
-        self.keep_alive = False
+        if self._exchange is not None and not self._exchange.status:
+            self.keep_alive = False
 
     def _linger(self) -> None:
         self._state = State.LINGERING
