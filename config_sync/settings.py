@@ -34,6 +34,37 @@ class TlsSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     sni: str = ""
 
 
+class GuardSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """When a reload that removes routes is held back; ``hold`` in seconds, 0: until it is confirmed."""
+
+    max_removed_share: float = 0.5
+    min_routes: int = 10
+    hold: float = 0.0
+
+
+class EncryptionSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How fields are encrypted in the store (data-model.md section 13)."""
+
+    enable_encrypt_fields: bool = True
+    keyring: tuple[str, ...] = ("qeddd145sfvddff3", "edd1c9f0985e76a2")
+
+    def __repr__(self) -> str:
+        """Show everything but the keys."""
+        return f"EncryptionSettings(enable_encrypt_fields={self.enable_encrypt_fields}, {len(self.keyring)} keys)"
+
+
+class ControlSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where the control interface listens; empty for nowhere."""
+
+    listen: str = "127.0.0.1:9090"
+
+
+class YamlSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The file that ``config_provider: yaml`` reads."""
+
+    path: str = "conf/apisix.yaml"
+
+
 class EtcdSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Where the configuration is kept; durations in seconds."""
 
@@ -42,6 +73,12 @@ class EtcdSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     timeout: float = 30.0
     watch_timeout: float = 50.0
     resync_delay: float = 5.0
+    health_check_timeout: float = 10.0
+    startup_timeout: float = 5.0
+    audit_interval: float = 45.0
+    deep_audit_interval: float = 1200.0
+    epoch_key: str = ""
+    watch: Literal["worker", "node"] = "worker"
     user: str = ""
     password: str = ""
     tls: TlsSettings = TlsSettings()
@@ -90,7 +127,13 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     worker_shutdown_timeout: float = 240.0
     worker_startup_timeout: float = 60.0
     worker_heartbeat_timeout: float = 30.0
+    control: ControlSettings = ControlSettings()
+    config_provider: Literal["etcd", "yaml"] = "etcd"
     etcd: EtcdSettings = EtcdSettings()
+    yaml: YamlSettings = YamlSettings()
+    snapshot: str | Literal[False] = "config.snapshot"
+    guard: GuardSettings = GuardSettings()
+    data_encryption: EncryptionSettings = EncryptionSettings()
 
     def addresses(self) -> list[Address]:
         """Return the addresses to listen on."""
@@ -107,6 +150,14 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     def access_log_path(self) -> Path | None:
         """Return where requests are logged; None for nowhere."""
         return None if self.access_log in (False, "off") else self.path(str(self.access_log))
+
+    def snapshot_path(self) -> Path | None:
+        """Return where the last good configuration is kept; None for nowhere."""
+        return None if self.snapshot in (False, "off") else self.path(str(self.snapshot))
+
+    def control_address(self) -> Address | None:
+        """Return where the control interface listens; None for nowhere."""
+        return parse_address(self.control.listen) if self.control.listen else None
 
     def error_log_path(self) -> Path | None:
         """Return where errors are logged; None for standard error."""
@@ -220,6 +271,11 @@ def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
         tree["listen"] = [str(tree["listen"])]
     elif isinstance(tree.get("listen"), list):
         tree["listen"] = [str(entry) for entry in tree["listen"]]
+    if tree.get("control") is False:
+        tree["control"] = {"listen": ""}
+    encryption = tree.get("data_encryption")
+    if isinstance(encryption, dict) and isinstance(encryption.get("keyring"), str):
+        encryption["keyring"] = [encryption["keyring"]]
     etcd = tree.get("etcd")
     if isinstance(etcd, dict) and isinstance(etcd.get("host"), str):
         etcd["host"] = [etcd["host"]]
@@ -261,11 +317,23 @@ def _check(settings: Settings) -> None:
     for name in Settings.__struct_fields__:
         if name.endswith("_timeout"):
             require(getattr(settings, name) > 0, f"{name}: must be greater than 0 seconds")
-    for name in ("timeout", "watch_timeout", "resync_delay"):
+    for name in ("timeout", "watch_timeout", "resync_delay", "health_check_timeout", "startup_timeout"):
         require(getattr(settings.etcd, name) > 0, f"etcd.{name}: must be greater than 0 seconds")
+    for name in ("audit_interval", "deep_audit_interval"):
+        require(getattr(settings.etcd, name) >= 0, f"etcd.{name}: must be at least 0 seconds (0: never)")
+    require(0 < settings.guard.max_removed_share <= 1, "guard.max_removed_share: must be above 0 and at most 1")
+    require(settings.guard.min_routes >= 0, "guard.min_routes: must be at least 0")
+    require(settings.guard.hold >= 0, "guard.hold: must be at least 0 seconds (0: until confirmed)")
+    for at, key in enumerate(settings.data_encryption.keyring):
+        require(len(key.encode()) in (16, 32), f"data_encryption.keyring[{at}]: must have 16 or 32 bytes")
     for at, text in enumerate(settings.listen):
         try:
             parse_address(text)
         except SettingsError as error:
             raise SettingsError(f"listen[{at}]: {error}") from error
     require(len(set(settings.addresses())) == len(settings.listen), "listen: has the same address twice")
+    try:
+        control = settings.control_address()
+    except SettingsError as error:
+        raise SettingsError(f"control.listen: {error}") from error
+    require(control not in settings.addresses(), "control.listen: must not be an address of listen")
