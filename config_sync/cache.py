@@ -1,228 +1,250 @@
 """The configuration as a worker holds it: one cache per directory, changed in place, key by key.
 
-All events of a batch are in the caches before any listener is told, and listeners run in the same step of the
-event loop: a request sees either none or all of a revision. A value that is not valid never takes the place of
-one that was; it is listed in ``rejected`` until a good one is written.
+Events of whole revisions come through ``apply``: all of them are in the caches before any listener is told, and
+listeners run in the same step of the event loop, so a request sees either none or all of a revision. A complete
+snapshot comes through ``receive`` (``config_sync.incoming``), in pages, and becomes visible at one instant too.
+
+A value that is not valid never takes the place of one that was: ``Item.good`` keeps the last good one, and
+``rejected`` lists what is wrong until a good one is written. Decoded values are not kept: listeners make of them
+what they need, and ``value`` decodes again for the few who ask later.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
+from config_sync import schema
+from config_sync.digest import MODULUS
 from config_sync.errors import InvalidResource
-from config_sync.schema import DIRECTORIES
+from config_sync.guard import Guard
+from config_sync.incoming import Incoming
+from config_sync.records import (
+    Change,
+    Decoded,
+    Decoder,
+    Deletion,
+    Entry,
+    Event,
+    Item,
+    Listener,
+    Observer,
+    PrefixCache,
+    Rejected,
+    Staging,
+    item_hash,
+    key_of,
+    place_of,
+)
+from config_sync.status import Held
+
+__all__ = [
+    "Change",
+    "ConfigStore",
+    "Decoder",
+    "Deletion",
+    "Entry",
+    "Event",
+    "Incoming",
+    "Item",
+    "Listener",
+    "Observer",
+    "PrefixCache",
+    "Rejected",
+    "Staging",
+    "key_of",
+    "place_of",
+]
 
 log = logging.getLogger("propylon.sync")
 
-
-class Entry(NamedTuple):
-    """A key-value record as the store holds it."""
-
-    key: str  # below the prefix, as in "routes/1"
-    value: bytes
-    mod_revision: int
-    create_revision: int = 0
-    version: int = 0
+AT_ONCE = 64  # events applied in one step; a revision with more is prepared aside first
 
 
-class Deletion(NamedTuple):
-    """A key that is no more."""
+class _Collected:
+    """The staging of a listener that has none: it is told everything at the end."""
 
-    key: str
-    mod_revision: int
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._changes: list[Change] = []
 
+    def add(self, changes: Sequence[Change]) -> None:
+        self._changes += changes
 
-Event = Entry | Deletion
+    def finish(self) -> Iterator[None]:
+        return iter(())
 
+    def commit(self) -> None:
+        if self._changes:
+            self._listener(self._changes)
 
-class Item:
-    """One key of a directory: what was written, and the last good value made of it."""
+    def clean(self) -> Iterator[None]:
+        return iter(())
 
-    __slots__ = ("create_revision", "id", "mod_revision", "raw", "value", "version")
-
-    def __init__(self, id_: str, entry: Entry, value: Any) -> None:
-        self.id = id_
-        self.raw = entry.value
-        self.mod_revision = entry.mod_revision
-        self.create_revision = entry.create_revision
-        self.version = entry.version
-        self.value = value  # None: never valid
-
-    def is_of(self, entry: Entry) -> bool:
-        """Tell whether this is the very record."""
-        return (
-            self.mod_revision == entry.mod_revision
-            and self.create_revision == entry.create_revision
-            and self.version == entry.version
-            and self.raw == entry.value
-        )
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A value that is not valid."""
-
-    key: str
-    path: str
-    reason: str
-    revision: int
-
-
-class Change(NamedTuple):
-    """A value that listeners have to take over; None stands for absence."""
-
-    directory: str
-    id: str
-    old: Any
-    new: Any
-
-
-class Decoded(NamedTuple):
-    """What a decoder made of an entry."""
-
-    entry: Entry
-    value: Any
-    warnings: Sequence[str]
-    fault: InvalidResource | None
-
-
-class PrefixCache:
-    """The items of one directory by id."""
-
-    __slots__ = ("directory", "items")
-
-    def __init__(self, directory: str) -> None:
-        self.directory = directory
-        self.items: dict[str, Item] = {}
-
-    def __repr__(self) -> str:
-        """Show directory and size."""
-        return f"<PrefixCache {self.directory} {len(self.items)}>"
-
-
-Listener = Callable[[Sequence[Change]], None]
-
-
-def place_of(key: str) -> tuple[str, str] | None:
-    """Split a key below the prefix into directory and id; None for what is no resource.
-
-    Placeholders (a directory with an empty id), directories we do not know (``gen_id``, ``data_plane``) and what
-    is nested below services are no resources (data-model.md section 1).
-    """
-    directory, slash, id_ = key.partition("/")
-    if directory == "plugins":
-        return None if slash else (directory, "")
-    if not id_ or directory not in DIRECTORIES or (directory == "services" and "/" in id_):
-        return None
-    return directory, id_
-
-
-def _decoded(place: tuple[str, str], entry: Entry) -> Decoded:
-    directory, id_ = place
-    decode = DIRECTORIES[directory]
-    if decode is None:
-        return Decoded(entry, entry.value, (), None)
-    try:
-        value, warnings = decode(id_, entry.value)
-    except InvalidResource as fault:
-        return Decoded(entry, None, (), fault)
-    except Exception as error:  # a decoder with a fault must not cost the rest of the batch
-        log.exception("decoding %s failed", entry.key)
-        return Decoded(entry, None, (), InvalidResource("$", f"cannot be decoded: {error!r}"))
-    return Decoded(entry, value, warnings, None)
+    def drop(self) -> None:
+        self._changes = []
 
 
 class ConfigStore:
     """All directories, at one revision."""
 
-    def __init__(self) -> None:
-        self.caches = {directory: PrefixCache(directory) for directory in DIRECTORIES}
+    def __init__(self, decoders: Mapping[str, Decoder] | None = None, guard: Guard | None = None) -> None:
+        """Begin empty, with the decoders of the directories and what watches over snapshots."""
+        self.caches = {directory: PrefixCache(directory) for directory in schema.DIRECTORIES}
+        self.digests = dict.fromkeys(schema.DIRECTORIES, 0)
         self.revision = 0
+        self.changed = 0
+        self.last_event = 0.0  # seconds since the epoch
         self.rejected: dict[str, Rejected] = {}
         self.rejections = 0  # values refused since the start
-        self._listeners: list[Listener] = []
-        self._prepared: dict[str, Decoded] = {}  # by key, until the snapshot is complete
+        self.stale = False
+        self.held: Held | None = None
+        self.guard = guard
+        self._decoders = decoders if decoders is not None else schema.decoders()
+        self._listeners: list[tuple[Listener, Callable[[], Staging] | None]] = []
+        self._observers: list[Observer] = []
 
-    def subscribe(self, listener: Listener) -> None:
-        """Tell a listener of every change from now on."""
-        self._listeners.append(listener)
+    def subscribe(self, listener: Listener, stage: Callable[[], Staging] | None = None) -> None:
+        """Tell a listener of every change from now on; with ``stage`` it can prepare big ones aside."""
+        self._listeners.append((listener, stage))
 
-    def apply(self, events: Iterable[Event], revision: int) -> None:
-        """Take over the events of whole revisions, in order, up to ``revision``."""
-        changes = [self._put(event) if isinstance(event, Entry) else self._delete(event.key) for event in events]
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of every record from now on."""
+        self._observers.append(observer)
+
+    def value(self, directory: str, id_: str) -> Any | None:
+        """Decode the last good value of an item again; None when there is none."""
+        item = self.caches[directory].items.get(id_)
+        if item is None or item.good is None:
+            return None
+        try:
+            return self._decoders[directory](id_, item.good)[0]
+        except InvalidResource:
+            # It was good when it came: what it depends on besides itself, a variable or a key, has gone.
+            return None
+
+    # events
+
+    def apply(self, events: Sequence[Event], revision: int) -> None:
+        """Take over the events of whole revisions, in order, up to ``revision``, at one instant."""
+        changes: list[Change] = []
+        for event in events:
+            change = self._put(event) if isinstance(event, Entry) else self._delete(event.key)
+            if change is not None:
+                changes.append(change)
+        self._applied(events, revision)
+        if changes:
+            for listener, _ in self._listeners:
+                try:
+                    listener(changes)
+                except Exception:  # it must cost neither the other listeners nor the provider their update
+                    log.exception("a listener failed on %d changes at revision %d", len(changes), revision)
+        self._tell_observers(events, revision)
+
+    def applying(self, events: Sequence[Event], revision: int) -> Iterator[None]:
+        """Do what ``apply`` does, in steps: each revision at one instant, but not all of them at the same."""
+        portion: list[Event] = []
+        for mod_revision, group in groupby(events, lambda event: event.mod_revision):
+            of_revision = list(group)
+            if len(of_revision) > AT_ONCE:
+                if portion:
+                    self.apply(portion, portion[-1].mod_revision)
+                    portion = []
+                yield from self._apply_staged(of_revision, mod_revision)
+                continue
+            portion += of_revision
+            if len(portion) >= AT_ONCE:
+                self.apply(portion, mod_revision)
+                portion = []
+                yield
+        self.apply(portion, revision)
+
+    def _apply_staged(self, events: Sequence[Event], revision: int) -> Iterator[None]:
+        incoming = Incoming(self, is_complete=False)
+        yield from incoming.add([event for event in events if isinstance(event, Entry)])
+        incoming.remove([event.key for event in events if isinstance(event, Deletion)])
+        yield from incoming.complete(revision, events)
+
+    def receive(self, guarded: bool = True) -> Incoming:
+        """Begin a complete snapshot, which takes the place of everything; ``guarded``: unless the guard objects."""
+        return Incoming(self, is_complete=True, guarded=guarded)
+
+    # parts of the above that a snapshot needs as well
+
+    def stagings(self) -> list[Staging]:
+        """Let every listener begin to prepare."""
+        return [stage() if stage is not None else _Collected(listener) for listener, stage in self._listeners]
+
+    def decode(self, directory: str, id_: str, entry: Entry, last_good: bytes | None) -> Decoded:
+        """Make an item of a record; when its value is not valid, ``last_good`` stays."""
+        # One int object instead of two equal ones: with 100,000 routes that is 3 MB.
+        create_revision = entry.mod_revision if entry.create_revision == entry.mod_revision else entry.create_revision
+        try:
+            value, warnings = self._decoders[directory](id_, entry.value)
+        except InvalidResource as error:
+            fault = error
+        except Exception as error:  # a decoder with a fault must not cost the rest of the batch
+            log.exception("decoding %s failed", entry.key)
+            fault = InvalidResource("$", f"cannot be decoded: {error!r}")
+        else:
+            for warning in warnings:
+                log.warning("%s at revision %d: %s", entry.key, entry.mod_revision, warning)
+            item = Item(id_, entry.value, entry.value, entry.mod_revision, create_revision, entry.version)
+            return Decoded(item, value, None)
+        item = Item(id_, entry.value, last_good, entry.mod_revision, create_revision, entry.version)
+        return Decoded(item, None, fault)
+
+    def reject(self, key: str, revision: int, fault: InvalidResource) -> None:
+        """List a value as not valid."""
+        self.rejections += 1
+        self.rejected[key] = Rejected(key, fault.path, fault.reason, revision)
+        log.error("%s at revision %d is not valid and is not used: %s: %s", key, revision, fault.path, fault.reason)
+
+    def tell_replaced(self, revision: int) -> None:
+        """Tell observers that a snapshot has been taken over."""
+        for observer in self._observers:
+            observer.replaced(revision)
+
+    def tell_staged(self, events: Sequence[Event], revision: int) -> None:
+        """Note that the events of one revision have been taken over."""
+        self._applied(events, revision)
+        self._tell_observers(events, revision)
+
+    def count(self, directory: str, item: Item, sign: int) -> None:
+        """Add an item to the digest of its directory, or take it out."""
+        self.digests[directory] = (self.digests[directory] + sign * item_hash(directory, item)) % MODULUS
+
+    def _applied(self, events: Sequence[Event], revision: int) -> None:
         self.revision = max(self.revision, revision)
-        self._tell([change for change in changes if change is not None])
+        if events:
+            self.changed = events[-1].mod_revision
+            self.last_event = time.time()
 
-    def prepare(self, entries: Iterable[Entry]) -> None:
-        """Decode a part of a snapshot that is coming, so that ``replace`` holds nobody up; nothing changes yet."""
-        for entry in entries:
-            place = place_of(entry.key)
-            if place is not None and not self._has(entry):
-                self._prepared[entry.key] = _decoded(place, entry)
-
-    def replace(self, entries: Mapping[str, Entry], revision: int) -> None:
-        """Become equal to a complete snapshot; items that have not changed stay as they are."""
-        gone = [key for key in self._keys() if key not in entries]
-        fresh = [entry for entry in entries.values() if not self._has(entry)]
-        changes = [self._delete(key) for key in gone] + [self._put(entry) for entry in fresh]
-        self._prepared.clear()
-        self.revision = revision
-        self._tell([change for change in changes if change is not None])
-
-    def _tell(self, changes: list[Change]) -> None:
-        if not changes:
-            return
-        for listener in self._listeners:
-            try:
-                listener(changes)
-            except Exception:  # it must cost neither the other listeners nor the provider their update
-                log.exception("a listener failed on %d changes at revision %d", len(changes), self.revision)
-
-    def _keys(self) -> Iterable[str]:
-        for directory, cache in self.caches.items():
-            for id_ in cache.items:
-                yield directory if directory == "plugins" else f"{directory}/{id_}"
-
-    def _has(self, entry: Entry) -> bool:
-        place = place_of(entry.key)
-        if place is None:
-            return True
-        item = self.caches[place[0]].items.get(place[1])
-        # The revision alone does not tell: a store that was wiped counts from 1 again.
-        return item is not None and item.is_of(entry)
+    def _tell_observers(self, events: Sequence[Event], revision: int) -> None:
+        for observer in self._observers:
+            observer.applied(events, revision)
 
     def _put(self, entry: Entry) -> Change | None:
         place = place_of(entry.key)
         if place is None:
             return None
         directory, id_ = place
-        cache = self.caches[directory]
-        before = cache.items.get(id_)
-        old = before.value if before is not None else None
-        decoded = self._prepared.pop(entry.key, None)
-        if decoded is None or decoded.entry is not entry:
-            decoded = _decoded(place, entry)
+        items = self.caches[directory].items
+        before = items.get(id_)
+        if before is not None:
+            self.count(directory, before, -1)
+            id_ = before.id
+        decoded = self.decode(directory, id_, entry, before.good if before is not None else None)
+        items[id_] = decoded.item
+        self.count(directory, decoded.item, 1)
         if decoded.fault is not None:
-            self._reject(entry, decoded.fault)
-            cache.items[id_] = Item(id_, entry, old)
+            self.reject(entry.key, entry.mod_revision, decoded.fault)
             return None
-        for warning in decoded.warnings:
-            log.warning("%s at revision %d: %s", entry.key, entry.mod_revision, warning)
         self.rejected.pop(entry.key, None)
-        cache.items[id_] = Item(id_, entry, decoded.value)
-        return Change(directory, id_, old, decoded.value)
-
-    def _reject(self, entry: Entry, error: InvalidResource) -> None:
-        self.rejections += 1
-        self.rejected[entry.key] = Rejected(entry.key, error.path, error.reason, entry.mod_revision)
-        log.error(
-            "%s at revision %d is not valid and is not used: %s: %s",
-            entry.key,
-            entry.mod_revision,
-            error.path,
-            error.reason,
-        )
+        if before is not None and before.good == entry.value:
+            return None  # written anew, but not changed: who uses it keeps its state
+        return Change(directory, id_, decoded.value)
 
     def _delete(self, key: str) -> Change | None:
         place = place_of(key)
@@ -231,4 +253,7 @@ class ConfigStore:
         directory, id_ = place
         self.rejected.pop(key, None)
         item = self.caches[directory].items.pop(id_, None)
-        return None if item is None or item.value is None else Change(directory, id_, item.value, None)
+        if item is None:
+            return None
+        self.count(directory, item, -1)
+        return None if item.good is None else Change(directory, id_, None)

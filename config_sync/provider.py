@@ -1,11 +1,10 @@
 """What a source of configuration offers.
 
-A provider is made with a ``ConfigStore`` and two callbacks: ``on_synced(revision)`` once the first complete
-snapshot has been applied, and ``on_progress(revision)`` whenever it knows the store to be up to date at a
-higher revision. It calls ``store.replace`` with a complete snapshot, if that comes in parts after
-``store.prepare`` with each of them, and ``store.apply`` with the events of whole revisions, always from the
-event loop and never while a listener runs. It decides by itself how to go on after a failure; the store keeps
-what it has meanwhile.
+A provider is made with a ``ConfigStore`` and a callback ``on_progress(revision)``, which it calls whenever the store
+has reached a revision: after a complete snapshot, after events, and when it is known that nothing newer exists. A
+complete snapshot goes through ``store.receive()``, in steps; the events of whole revisions through ``store.apply``, or
+in steps through ``store.applying`` when they are many: always from the event loop, never while a listener runs, and
+never while a snapshot is on its way. It decides by itself how to go on after a failure; the store keeps what it has.
 """
 
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ class ProviderState:
     endpoint: str
     revision: int  # everything up to here has been applied
     last_error: str  # the last failure, empty when there was none since the last success
+    incidents: int = 0  # losses noticed and healed since the start
 
 
 class Provider(Protocol):

@@ -207,6 +207,15 @@ DIRECTORIES: dict[str, Decoder | None] = {
 """The directories below the prefix; those without a decoder are kept raw until something consumes them."""
 
 
+def decoders() -> dict[str, Decoder]:
+    """Return the decoders of all directories."""
+    return {directory: decode or _kept_raw for directory, decode in DIRECTORIES.items()}
+
+
+def _kept_raw(_id: str, raw: bytes) -> tuple[Any, list[str]]:
+    return raw, []
+
+
 def _decode(kind: type[R], raw: bytes, id_: str, prepare: Callable[[dict[str, Any]], None]) -> tuple[R, list[str]]:
     try:
         value = msgspec.json.decode(raw)

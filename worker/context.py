@@ -74,7 +74,7 @@ class WorkerContext:
 
     def start(self) -> None:
         """Begin the periodic work; everything allocated until now is taken for permanent by the collector."""
-        gc.collect()
+        # Not collected first: with 100,000 routes that takes 0.2 s, and finds next to nothing.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         self._janitor.start()

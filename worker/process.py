@@ -98,7 +98,7 @@ class Worker:
         self._error_log = error_log
         self._store = ConfigStore()
         self._context = WorkerContext(boot.settings, loop, self._store, boot.slot)
-        self._provider = EtcdProvider(boot.settings.etcd, self._store, loop, self._synced, self._progressed)
+        self._provider = EtcdProvider(boot.settings.etcd, self._store, loop, self._progressed)
         self._servers: list[asyncio.Server] = []
         self._task: asyncio.Task[None] | None = None
         self._drain_until = 0.0
@@ -122,9 +122,6 @@ class Worker:
             loop.close()
 
     # becoming ready
-
-    def _synced(self, revision: int) -> None:
-        log.debug("worker %d of generation %d has revision %d", self._boot.slot, self._boot.generation, revision)
 
     def _progressed(self, revision: int) -> None:
         self._boot.entry.revision = revision

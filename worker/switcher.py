@@ -2,49 +2,49 @@
 
 It listens to the store and is told of the changes of one instant together. Routes go into the router one by
 one. Upstreams and services are reached through cells: however many routes use an upstream, its replacement is
-one assignment. A request that has begun keeps the objects it found.
+one assignment. A request that has begun keeps the objects it found. Very many changes at once are prepared aside
+(``worker.staging``).
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from config_sync import schema
 from config_sync.cache import Change, ConfigStore
 from worker.routing.route import AddressCondition, Pattern, Route
 from worker.routing.router import Router
-from worker.upstream import balancers
-from worker.upstream.peer import DEFAULT_PORTS, Peer, ServiceCell, Upstream, UpstreamCell
-from worker.upstream.pool import PoolKey, Pools
+from worker.staging import SwitcherStaging
+from worker.upstream.builder import UpstreamBuilder
+from worker.upstream.peer import ServiceCell, UpstreamCell
+from worker.upstream.pool import Pools
 
 if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
 
 log = logging.getLogger("propylon.switcher")
 
-DEFAULT_POOL = schema.KeepalivePool()
-SUPPORTED_SCHEMES = frozenset(("http",))
+NO_METHODS: frozenset[bytes] = frozenset()
 
 
 class Switcher:
     """Keeps router and upstreams equal to the configuration."""
 
     def __init__(self, store: ConfigStore, router: Router, pools: "Pools[Http1Client]", seed: int = 0) -> None:
-        """Listen to a store; what it already holds is taken over at once."""
-        self._router = router
-        self._pools = pools
-        self._seed = seed
-        self._routes: dict[str, Route] = {}
-        self._configured: dict[str, schema.Route] = {}
-        self._routes_of_service: dict[str, set[str]] = {}
+        """Listen to a store that is still empty; for ``seed`` see ``UpstreamBuilder``."""
+        self.router = router
+        self.builder = UpstreamBuilder(pools, seed)
+        self.routes: dict[str, Route] = {}
+        self.routes_of_service: dict[str, set[str]] = {}  # of those that have a service
         self._upstreams: dict[str, UpstreamCell] = {}
         self._services: dict[str, ServiceCell] = {}
+        self._methods: dict[frozenset[str], frozenset[bytes]] = {}
         self._kinds: dict[str, Callable[[Change], None]] = {
             "upstreams": self._upstream_changed,
             "services": self._service_changed,
             "routes": self._route_changed,
         }
-        store.subscribe(self.changed)
+        store.subscribe(self.changed, self.stage)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Put changes in place; called by the store, between two requests."""
@@ -53,132 +53,137 @@ class Switcher:
             if apply is not None:
                 apply(change)
 
+    def stage(self) -> SwitcherStaging:
+        """Begin to prepare changes aside."""
+        return SwitcherStaging(self)
+
     # upstreams
 
-    def _upstream_changed(self, change: Change) -> None:
-        cell = self._upstream_cell(change.id)
-        self._replace(cell, change.new if isinstance(change.new, schema.Upstream) else None)
-
-    def _upstream_cell(self, id_: str) -> UpstreamCell:
+    def upstream_cell(self, id_: str) -> UpstreamCell:
+        """Return the place of an upstream, whether it exists or not."""
         cell = self._upstreams.get(id_)
         if cell is None:
             cell = self._upstreams[id_] = UpstreamCell(id_)
         return cell
 
-    def _replace(self, cell: UpstreamCell, config: schema.Upstream | None) -> None:
+    def _upstream_changed(self, change: Change) -> None:
+        cell = self.upstream_cell(change.id)
         old = cell.current
-        cell.current = self._build_upstream(cell.id, config) if config is not None else None
-        if old is not None:
-            for peer in old.peers:
-                self._pools.leave(peer.pool)
+        cell.current = self.builder.build(change.id, change.new) if change.new is not None else None
+        self.builder.discard(old)
 
-    def _build_upstream(self, id_: str, config: schema.Upstream) -> Upstream:
-        peers = [peer for node in config.nodes or () if (peer := self._build_peer(id_, config, node)) is not None]
-        try:
-            balancer = balancers.build(config.type, peers, self._seed)
-        except KeyError:
-            log.error("upstream %s: type %s is not available; its requests are answered with 503", id_, config.type)
-            balancer = None
-        if config.nodes is None:
-            log.error("upstream %s: discovery_type %s is not available", id_, config.discovery_type)
-        return Upstream(
-            id_,
-            peers,
-            balancer,
-            config.retries,
-            config.retry_timeout,
-            config.timeout,
-            config.pass_host,
-            config.upstream_host,
-        )
-
-    def _build_peer(self, id_: str, config: schema.Upstream, node: schema.Node) -> Peer | None:
-        if config.scheme not in SUPPORTED_SCHEMES:
-            log.error("upstream %s: scheme %s is not available; node %s is left out", id_, config.scheme, node.host)
+    def build_cell(self, owner: str, config: schema.Service | schema.Route | None) -> UpstreamCell | None:
+        """Return the cell that a route or service is to use: shared by id, or its own for an inline upstream."""
+        if config is None:
             return None
-        port = node.port or DEFAULT_PORTS[config.scheme]
-        limits = config.keepalive_pool or DEFAULT_POOL
-        key = PoolKey(config.scheme, node.host, port, limits.size, limits.idle_timeout, limits.requests)
-        return Peer(node.host, port, node.weight, node.priority, self._pools.use(key), config.scheme)
+        if config.upstream_id is not None:
+            return self.upstream_cell(config.upstream_id)
+        if config.upstream is None:
+            return None
+        return UpstreamCell(owner, self.builder.build(owner, config.upstream), is_inline=True)
+
+    def discard_cell(self, cell: UpstreamCell | None) -> None:
+        """Give back what a cell used that belonged to a route or service alone."""
+        if cell is not None and cell.is_inline:
+            self.builder.discard(cell.current)
 
     # services
 
-    def _service_cell(self, id_: str) -> ServiceCell:
+    def service_cell(self, id_: str) -> ServiceCell:
+        """Return the place of a service, whether it exists or not."""
         cell = self._services.get(id_)
         if cell is None:
             cell = self._services[id_] = ServiceCell(id_)
         return cell
 
     def _service_changed(self, change: Change) -> None:
-        cell = self._service_cell(change.id)
-        config = change.new if isinstance(change.new, schema.Service) else None
-        cell.exists = config is not None
-        cell.upstream = self._switch_upstream(cell.upstream, f"service/{change.id}", config)
-        hosts = config.hosts if config is not None else ()
+        cell = self.service_cell(change.id)
+        old = cell.upstream
+        cell.exists = change.new is not None
+        cell.upstream = self.build_cell(f"service/{change.id}", change.new)
+        self.discard_cell(old)
+        hosts = change.new.hosts if change.new is not None else ()
         if hosts != cell.hosts:
             cell.hosts = hosts
-            for id_ in sorted(self._routes_of_service.get(change.id, ())):
-                self._enter(id_, self._configured[id_])
+            for route in self.heirs(change.id):
+                self._enter(route.with_hosts(hosts))
 
-    def _switch_upstream(
-        self, old: UpstreamCell | None, owner: str, config: schema.Service | schema.Route | None
-    ) -> UpstreamCell | None:
-        """Return the cell a route or service uses from now on: shared by id, or its own for an inline one."""
-        own = old if old is not None and old.id == owner else None
-        if config is None or config.upstream_id is not None or config.upstream is None:
-            if own is not None:
-                self._replace(own, None)
-            return self._upstream_cell(config.upstream_id) if config is not None and config.upstream_id else None
-        own = own or UpstreamCell(owner)
-        self._replace(own, config.upstream)
-        return own
+    def heirs(self, service_id: str) -> list[Route]:
+        """Return the routes that have their hosts from a service."""
+        ids = sorted(self.routes_of_service.get(service_id, ()))
+        return [route for id_ in ids if (route := self.routes[id_]).inherits_hosts]
 
     # routes
 
     def _route_changed(self, change: Change) -> None:
-        config = change.new if isinstance(change.new, schema.Route) else None
-        before = self._configured.pop(change.id, None)
-        if before is not None and before.service_id is not None:
-            self._routes_of_service[before.service_id].discard(change.id)
-        if config is None or config.status == 0:
-            self._leave(change.id)
-            return
-        self._configured[change.id] = config
-        if config.service_id is not None:
-            self._routes_of_service.setdefault(config.service_id, set()).add(change.id)
-        self._enter(change.id, config)
+        route = self.build_route(change.id, change.new) if change.new is not None else None
+        old = self.replace_route(change.id, route)
+        if old is not None:
+            self.discard_cell(old.upstream)
 
-    def _enter(self, id_: str, config: schema.Route) -> None:
+    def replace_route(self, id_: str, route: Route | None) -> Route | None:
+        """Put a route, or nothing, in the place of an older one, which is returned."""
+        old = self._leave(id_)
+        if route is not None:
+            self._enter(route)
+        return old
+
+    def _enter(self, route: Route) -> None:
+        self._leave(route.id)
+        self.router.add(route)
+        self.routes[route.id] = route
+        if route.service is not None:
+            self.routes_of_service.setdefault(route.service.id, set()).add(route.id)
+
+    def _leave(self, id_: str) -> Route | None:
+        old = self.routes.pop(id_, None)
+        if old is None:
+            return None
+        self.router.remove(old)
+        if old.service is not None:
+            forget(self.routes_of_service, old)
+        return old
+
+    def build_route(self, id_: str, config: schema.Route) -> Route | None:
+        """Make a route of its configuration; None when it takes no part in matching."""
+        if config.status == 0:
+            return None
         if config.vars:
             # A condition that is not understood must not be taken for fulfilled.
             log.error("route %s: vars are not available; the route is left out", id_)
-            self._leave(id_)
-            return
+            return None
         if config.plugins or config.plugin_config_id:
             log.warning("route %s: plugins are not available and do not run", id_)
-        old = self._routes.get(id_)
-        route = self._build_route(id_, config, old)
-        if old is not None:
-            self._router.remove(old)
-        self._router.add(route)
-        self._routes[id_] = route
-
-    def _leave(self, id_: str) -> None:
-        old = self._routes.pop(id_, None)
-        if old is not None:
-            self._router.remove(old)
-            self._switch_upstream(old.upstream, f"route/{id_}", None)
-
-    def _build_route(self, id_: str, config: schema.Route, old: Route | None) -> Route:
-        service = self._service_cell(config.service_id) if config.service_id is not None else None
+        service = self.service_cell(config.service_id) if config.service_id is not None else None
         return Route(
             id_,
             tuple(Pattern(uri) for uri in config.uris),
             config.hosts or (service.hosts if service is not None else ()),
-            frozenset(method.encode() for method in config.methods),
+            self._encoded(config.methods),
             config.priority,
             AddressCondition(config.remote_addrs) if config.remote_addrs else None,
-            self._switch_upstream(old.upstream if old is not None else None, f"route/{id_}", config),
+            self.build_cell(id_, config),
             service,
             config.timeout,
+            inherits_hosts=service is not None and not config.hosts,
         )
+
+    def _encoded(self, methods: Iterable[str]) -> frozenset[bytes]:
+        """Return methods as bytes; equal sets are one object, however many routes have them."""
+        if not methods:
+            return NO_METHODS
+        texts = frozenset(methods)
+        found = self._methods.get(texts)
+        if found is None:
+            found = self._methods[texts] = frozenset(method.encode() for method in texts)
+        return found
+
+
+def forget(routes_of_service: dict[str, set[str]], route: Route) -> None:
+    """Take a route out of the index by service."""
+    if route.service is None:
+        return
+    ids = routes_of_service[route.service.id]
+    ids.discard(route.id)
+    if not ids:
+        del routes_of_service[route.service.id]

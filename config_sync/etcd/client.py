@@ -122,23 +122,36 @@ class EtcdConnection(asyncio.Protocol):
             self._lost(f"cannot connect to {endpoint.url}: {error or 'no answer in time'}")
 
     def request(self, path: str, body: bytes, token: str, watching: bool = False, poll: int = 0) -> None:
-        """Send a call, or open a watch that the server ends after ``poll`` seconds."""
+        """Send a call (without a body a GET), or open a watch that the server ends after ``poll`` seconds."""
         assert self._transport is not None  # noqa: S101 - connected() has been called
         self._watching = watching
         self._body.clear()
         self._lines = LineSplitter()
         head = [
-            f"POST {path} HTTP/1.1",
+            f"{'POST' if body else 'GET'} {path} HTTP/1.1",
             f"Host: {self.endpoint.authority}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            "Grpc-Metadata-hasleader: true",
         ]
+        if body:
+            head += [
+                "Content-Type: application/json",
+                f"Content-Length: {len(body)}",
+                "Grpc-Metadata-hasleader: true",
+            ]
         if token:
             head.append(f"Authorization: {token}")
         if poll:
             head.append(f"Grpc-Timeout: {poll}S")
         self._transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Close without telling the owner."""

@@ -81,6 +81,12 @@ class UnaryError(msgspec.Struct):
     error: str = ""
 
 
+class VersionAnswer(msgspec.Struct):
+    """What ``/version`` returns."""
+
+    etcdserver: str = ""
+
+
 class TokenAnswer(msgspec.Struct):
     """What authenticate returns."""
 
@@ -100,6 +106,7 @@ _LINE = msgspec.json.Decoder(WatchLine, strict=False)
 _RANGE = msgspec.json.Decoder(RangeAnswer, strict=False)
 _ERROR = msgspec.json.Decoder(UnaryError, strict=False)
 _TOKEN = msgspec.json.Decoder(TokenAnswer, strict=False)
+_VERSION = msgspec.json.Decoder(VersionAnswer, strict=False)
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -118,6 +125,25 @@ def range_body(key: bytes, range_end: bytes, limit: int, revision: int = 0) -> b
 def revision_body(key: bytes) -> bytes:
     """Ask where the store stands: a linearizable read whose header is all that matters."""
     return msgspec.json.encode({"key": _base64(key), "count_only": True})
+
+
+def keys_body(
+    key: bytes, range_end: bytes, limit: int, revision: int, min_mod_revision: int, with_values: bool
+) -> bytes:
+    """Ask for a page of keys not older than a revision; ``count`` counts the older ones too (section 2)."""
+    body: dict[str, object] = {"key": _base64(key), "range_end": _base64(range_end), "limit": limit}
+    if revision:
+        body["revision"] = str(revision)
+    if min_mod_revision:
+        body["min_mod_revision"] = str(min_mod_revision)
+    if not with_values:
+        body["keys_only"] = True
+    return msgspec.json.encode(body)
+
+
+def key_body(key: bytes) -> bytes:
+    """Ask for one key, linearizably."""
+    return msgspec.json.encode({"key": _base64(key)})
 
 
 def watch_body(key: bytes, range_end: bytes, start_revision: int) -> bytes:
@@ -158,6 +184,11 @@ def read_range(body: bytes) -> RangeAnswer:
 def read_token(body: bytes) -> str:
     """Decode a token; raises StoreError."""
     return _decode(_TOKEN, body).token
+
+
+def read_version(body: bytes) -> str:
+    """Decode the version of a server; raises StoreError."""
+    return _decode(_VERSION, body).etcdserver
 
 
 def read_error(body: bytes) -> UnaryError:

@@ -1,10 +1,10 @@
 """The watch machine: what to ask etcd next, and what an answer means (etcd-http-gateway.md sections 0, 4 and 7).
 
-                                   ┌──────── doubt: compacted, lost events ─────────────┐
-                                   ▼                                                    │
-    IDLE ─► (AUTHENTICATING) ─► LISTING ─► OPENING ─► WATCHING ── end of a poll ─► OPENING
-                     ▲             │          │          │
-                     └── WAITING ◄─┴──────────┴──────────┘  failure: the next endpoint, later
+                                   ┌──────── doubt: compacted, lost events ─────────────────────────┐
+                                   ▼                                                                │
+    IDLE ─► (AUTHENTICATING) ─► LISTING ─► APPLYING ─► OPENING ─► WATCHING ── end of a poll ─► OPENING
+                     ▲             │          │           │          │
+                     └── WAITING ◄─┴──────────┴───────────┴──────────┘  failure: the next endpoint, later
                            │
                            └► COMPARING ─► OPENING, or LISTING when the store itself went back
 
@@ -14,6 +14,11 @@ watch; never by the revision in a header, which says where the store stands and 
 is resumed at the cursor, not behind it, and what is not newer is dropped: with that overlap a compaction that
 has passed the cursor is always reported. On any doubt the prefix is listed again and compared. A member that
 stands below the cursor may only lag: a linearizable read of the revision tells that from a store that went back.
+A store that was wiped and has passed the cursor again cannot be told by revisions; an epoch key can tell it, which is
+read after every reconnect.
+
+What a list has brought is taken over in steps, by the shell; until that is done, or the guard has held it back, the
+machine is APPLYING, and asks for nothing.
 
 The machine does no I/O. It is told what has happened and when, and returns commands in the order in which they
 are to be carried out. At most one request is under way.
@@ -23,7 +28,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from config_sync.cache import Deletion, Entry, Event
 from config_sync.etcd.messages import (
     FAILED_PRECONDITION,
     INVALID_ARGUMENT,
@@ -31,19 +35,20 @@ from config_sync.etcd.messages import (
     PERMISSION_DENIED,
     UNAUTHENTICATED,
     WATCH_ID,
-    Header,
     KeyValue,
     RangeAnswer,
     WatchLine,
     WatchResult,
 )
+from config_sync.records import Deletion, Entry, Event, place_of
 
-PAGE_KEYS = 1_000  # decoding a page takes about 4 ms (section 5)
+PAGE_KEYS = 500  # decoding a page takes about 2 ms (section 5)
 OPEN_TIMEOUT = 5.0  # from asking for a watch to its "created": a lost create is silent (section 4)
 POLL_GRACE = 5.0  # beyond the poll's own end, which the server should bring about
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
 DENIED_DELAY = 30.0
+HELD_DELAY = 5.0  # until a snapshot that the guard holds back is looked at again
 RELIST_SPREAD = 0.5  # a compaction reaches every worker of a fleet at once; their lists are spread over this time
 DEADLINE = "context deadline exceeded"  # the end of a poll
 
@@ -54,7 +59,8 @@ class State(Enum):
     IDLE = "idle"  # to be started
     AUTHENTICATING = "authenticating"  # a token
     LISTING = "listing"  # a page
-    COMPARING = "comparing"  # the store's revision
+    APPLYING = "applying"  # a snapshot to be taken over
+    COMPARING = "comparing"  # the store's revision, and its epoch
     OPENING = "opening"  # the first message of a watch
     WATCHING = "watching"  # events
     WAITING = "waiting"  # the time of the next try
@@ -65,6 +71,7 @@ class Trigger(Enum):
 
     AUTHENTICATE = "authenticate"
     LIST = "list"
+    APPLY = "apply"
     COMPARE = "compare"
     WATCH = "watch"
     OPENED = "opened"
@@ -79,9 +86,10 @@ _ASK = {
     Trigger.WAIT: State.WAITING,
 }
 TRANSITIONS: dict[State, dict[Trigger, State]] = {
-    State.IDLE: {Trigger.AUTHENTICATE: State.AUTHENTICATING, Trigger.LIST: State.LISTING},
+    State.IDLE: _ASK,
     State.AUTHENTICATING: _ASK,
-    State.LISTING: _ASK,
+    State.LISTING: {**_ASK, Trigger.APPLY: State.APPLYING},
+    State.APPLYING: _ASK,
     State.COMPARING: _ASK,
     State.OPENING: {**_ASK, Trigger.OPENED: State.WATCHING},
     State.WATCHING: _ASK,
@@ -104,7 +112,7 @@ class ReadPage:
 
 @dataclass(frozen=True)
 class ReadRevision:
-    """Ask for the revision the store stands at, linearizably."""
+    """Ask for the revision the store stands at, linearizably, and for the epoch key if there is one."""
 
 
 @dataclass(frozen=True)
@@ -116,17 +124,17 @@ class OpenWatch:
 
 
 @dataclass(frozen=True)
-class Prepare:
-    """Decode these entries now: they are part of the snapshot that is coming."""
+class Stage:
+    """Take these entries as a part of the snapshot that is coming; with ``is_first`` it begins."""
 
     entries: list[Entry]
+    is_first: bool
 
 
 @dataclass(frozen=True)
-class Replace:
-    """Make the store equal to a snapshot."""
+class Complete:
+    """The snapshot is whole: make the store equal to it, and say how that went."""
 
-    entries: dict[str, Entry]
     revision: int
 
 
@@ -157,7 +165,7 @@ class Report:
 
 
 Request = Authenticate | ReadPage | ReadRevision | OpenWatch
-Command = Request | Prepare | Replace | Apply | Disconnect | UseNextEndpoint | Report
+Command = Request | Stage | Complete | Apply | Disconnect | UseNextEndpoint | Report
 
 
 @dataclass
@@ -174,7 +182,8 @@ class _List:
     """A list under way."""
 
     revision: int = 0
-    entries: dict[str, Entry] = field(default_factory=dict)
+    foreign: dict[str, int] = field(default_factory=dict)
+    epoch: bytes = b""
 
 
 class Watch:
@@ -187,6 +196,8 @@ class Watch:
         has_credentials: bool,
         known: Callable[[str], tuple[int, int] | None],
         choose: Callable[[], float],
+        epoch_key: str = "",
+        resume_at: int = 0,
     ) -> None:
         """Set up a machine.
 
@@ -196,9 +207,13 @@ class Watch:
             has_credentials: whether a token can be had.
             known: gives create revision and version of a key that has been applied.
             choose: gives a random number from 0 to 1, for delays.
+            epoch_key: the key, below the prefix, that tells one life of a store from the next; empty for none.
+            resume_at: a revision up to which everything has been applied already; 0 to begin with a list.
         """
         self.state = State.IDLE
-        self.cursor = 0
+        self.cursor = resume_at
+        self.foreign: dict[str, int] | None = None  # mod revisions of keys that are no resources; None: not known
+        self.incidents = 0  # losses that were noticed
         self.wake_at: float | None = None  # when tick() is due
         self.failures = 0  # in a row, since a watch was last opened
         self._prefix = prefix
@@ -209,8 +224,11 @@ class Watch:
         self._cluster_id = 0
         self._token_refused = False  # the token at hand has been refused once already
         self._needs_token = has_credentials
-        self._needs_list = True
-        self._needs_revision = False  # a member stood below the cursor
+        self._needs_list = not resume_at
+        self._needs_revision = False  # a member stood below the cursor, or the store may be another one
+        self._epoch_key = epoch_key
+        self._epoch: bytes | None = None  # not known
+        self._raft_term = 0
         self._poll_over = False  # the server has announced the end of the poll
         self._list = _List()
         self._collected: list[Event] = []  # of fragments
@@ -235,27 +253,75 @@ class Watch:
         self._cluster_id = answer.header.cluster_id or self._cluster_id
         if commands and found.revision:
             return [*commands, *self._ask(now)]  # this list was begun in the other one
-        if not found.revision:
+        is_first = not found.revision
+        if is_first:
             found.revision = answer.header.revision
+            self._raft_term = answer.header.raft_term
             if found.revision < self.cursor:
                 commands.append(Report(f"etcd went back from revision {self.cursor} to {found.revision}", error=True))
         page = [self._entry(record) for record in answer.kvs]
-        found.entries.update((entry.key, entry) for entry in page)
+        for entry in page:
+            if place_of(entry.key) is None:
+                found.foreign[entry.key] = entry.mod_revision
+                if entry.key == self._epoch_key:
+                    found.epoch = entry.value
         if answer.more and page:
             self.wake_at = now + self._limits.request
-            return [*commands, ReadPage(answer.kvs[-1].key + b"\0", found.revision), Prepare(page)]
+            return [*commands, Stage(page, is_first), ReadPage(answer.kvs[-1].key + b"\0", found.revision)]
+        self._move(Trigger.APPLY)
+        self.wake_at = None
+        return [*commands, Stage(page, is_first), Complete(found.revision)]
+
+    def snapshot_taken(self, now: float) -> list[Command]:
+        """Go on from the snapshot, which the store has become equal to."""
+        found, self._list = self._list, _List()
         self.cursor = found.revision
+        self.foreign = found.foreign
+        self._epoch = found.epoch
         self._needs_list = self._needs_revision = False
         self._token_refused = False
-        self._list = _List()
-        return [*commands, Replace(found.entries, self.cursor), *self._ask(now)]
-
-    def revision_received(self, header: Header, now: float) -> list[Command]:
-        """Tell a member that lags from a store that went back, now that a linearizable read has been answered."""
-        self._needs_revision = False
-        if self._is_other_cluster(header.cluster_id) or header.revision < self.cursor:
-            self._needs_list = True
         return self._ask(now)
+
+    def snapshot_refused(self, reason: str, now: float) -> list[Command]:
+        """Look again later at what has not been taken over."""
+        self._wait(now + HELD_DELAY)
+        return [Report(reason, error=True)]
+
+    def revision_received(self, answer: RangeAnswer, now: float) -> list[Command]:
+        """Tell a member that lags from a store that went back, now that a linearizable read has been answered."""
+        header = answer.header
+        self._needs_revision = False
+        commands: list[Command] = []
+        if self._epoch_key:
+            epoch = answer.kvs[0].value if answer.kvs else b""
+            if self._epoch is not None and epoch != self._epoch:
+                commands.append(Report("the epoch key has changed; listing again", error=True))
+            self._epoch = epoch
+        if self._is_other_cluster(header.cluster_id) or header.revision < self.cursor or commands:
+            self._needs_list = True
+        return [*commands, *self._ask(now)]
+
+    # what an audit has found (config_sync.etcd.audit)
+
+    def verified(self, revision: int) -> list[Command]:
+        """Move the cursor: a list has shown that nothing newer than it exists up to ``revision``."""
+        if self.state is not State.WATCHING or self._collected or revision <= self.cursor:
+            return []
+        self.cursor = revision
+        return [Apply([], revision)]
+
+    def suspect_member(self, reason: str, now: float) -> list[Command]:
+        """Watch at another member: this one has not sent what there is."""
+        if self.state is not State.WATCHING:
+            return []
+        return self._fail(reason, now)
+
+    def suspect_loss(self, reason: str, now: float) -> list[Command]:
+        """List again: what has been applied is not what there is."""
+        if self.state is not State.WATCHING:
+            return []
+        self.incidents += 1
+        return self._doubt(reason, now, error=True)
 
     def call_failed(self, code: int, message: str, now: float) -> list[Command]:
         """Deal with a call that was refused (its HTTP status is not 200)."""
@@ -294,7 +360,7 @@ class Watch:
 
     def connection_lost(self, reason: str, now: float) -> list[Command]:
         """Try another member; what was collected of an unfinished revision is thrown away."""
-        if self.state in (State.IDLE, State.WAITING):
+        if self.state in (State.IDLE, State.WAITING, State.APPLYING):
             return []
         return self._fail(reason, now)
 
@@ -337,6 +403,7 @@ class Watch:
         if delay is None:
             delay = min(self._limits.longest_delay, FIRST_DELAY * 2 ** min(self.failures, 10))
         self.failures += 1
+        self._needs_revision = self._needs_revision or bool(self._epoch_key)
         self._wait(now + delay * (0.5 + self._choose()))
         return [Disconnect(), UseNextEndpoint(), Report(reason, error=self.failures > 1)]
 
@@ -383,6 +450,9 @@ class Watch:
         if result.header.revision < self.cursor:
             self._needs_revision = True
             return self._fail(f"a member stands at {result.header.revision}, we at {self.cursor}", now)
+        if result.header.raft_term < self._raft_term:
+            return self._doubt(f"the raft term went back from {self._raft_term}", now, error=True)
+        self._raft_term = result.header.raft_term
         self._move(Trigger.OPENED)
         self.failures = 0
         self._token_refused = False
@@ -403,9 +473,29 @@ class Watch:
         if not events:
             return []
         if self._has_gap(events):
+            self.incidents += 1
             return self._doubt("etcd has left out events", now, error=True)
+        if self._notes_new_epoch(events):
+            return self._doubt("the epoch key has changed", now, error=True)
         self.cursor = events[-1].mod_revision
         return [Apply(events, self.cursor)]
+
+    def _notes_new_epoch(self, events: list[Event]) -> bool:
+        """Keep account of keys that are no resources; tell whether the epoch key has another value."""
+        for event in events:
+            if place_of(event.key) is not None:
+                continue
+            is_put = isinstance(event, Entry)
+            if self.foreign is not None:
+                if is_put:
+                    self.foreign[event.key] = event.mod_revision
+                else:
+                    self.foreign.pop(event.key, None)
+            if event.key == self._epoch_key:
+                before, self._epoch = self._epoch, event.value if isinstance(event, Entry) else b""
+                if before not in (None, self._epoch):
+                    return True
+        return False
 
     def _progressed(self, result: WatchResult) -> list[Command]:
         if self._collected or result.watch_id != WATCH_ID or result.header.revision <= self.cursor:

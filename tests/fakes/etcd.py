@@ -83,10 +83,11 @@ class FakeEtcd:
 
     def __init__(self, reply: Callable[[str, dict[str, Any]], bytes | None]) -> None:
         self.requests: list[tuple[str, dict[str, Any]]] = []
-        self.connections = 0  # accepted in all
+        self.connections = 0  # in all that were asked for more than the version
         self.open = 0  # now
         self._reply = reply
         self._writers: set[asyncio.StreamWriter] = set()
+        self._counted: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.url = ""
 
@@ -111,9 +112,8 @@ class FakeEtcd:
         return [path for path, _ in self.requests]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.open += 1
         self._writers.add(writer)
+        self.open += 1
         try:
             while await self._answer(reader, writer):
                 pass
@@ -127,9 +127,15 @@ class FakeEtcd:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         fields = dict(row.lower().split(": ", 1) for row in head.split("\r\n")[1:] if row)
-        body = json.loads(await reader.readexactly(int(fields["content-length"])))
         path = head.split(" ")[1]
+        if path == "/version":
+            writer.write(answer({"etcdserver": "3.6.1", "etcdcluster": "3.6.0"}))
+            return True
+        body = json.loads(await reader.readexactly(int(fields["content-length"])))
         self.requests.append((path, body))
+        if writer not in self._counted:
+            self._counted.add(writer)
+            self.connections += 1
         reply = self._reply(path, body)
         if reply is None:
             return False

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from config_sync.cache import Change, ConfigStore
+from config_sync.cache import Change, ConfigStore, Event
 from config_sync.etcd.sync import EtcdProvider
 from config_sync.settings import EtcdSettings, TlsSettings
 from tests.fakes.etcd import until
@@ -96,9 +96,15 @@ class Follower:
             EtcdSettings(host=(url,), **settings),
             self.store,
             asyncio.get_running_loop(),
-            self.synced.append,
             lambda revision: None,
         )
+        self.store.observe(self)
+
+    def replaced(self, revision: int) -> None:
+        self.synced.append(revision)
+
+    def applied(self, events: Sequence[Event], revision: int) -> None:
+        pass
 
     def _changed(self, changes: Sequence[Change]) -> None:
         self.batches.append(list(changes))
@@ -169,11 +175,7 @@ def test_put_change_and_delete_arrive(etcd: Etcd) -> None:
             await follower.reach(await delete(etcd, "routes/2"))
             assert follower.routes() == {"1": route("/a")}
             changes = [change for batch in follower.batches[1:] for change in batch]
-            assert [(change.old is None, change.new is None) for change in changes] == [
-                (True, False),
-                (False, False),
-                (False, True),
-            ]
+            assert [(change.id, change.new is None) for change in changes] == [("2", False), ("2", False), ("2", True)]
 
     run(script)
 
@@ -329,7 +331,7 @@ def test_short_polls_under_writes_have_no_gaps(etcd: Etcd) -> None:
                     revision = await put(etcd, f"routes/{id_}", live[id_])
             await follower.reach(revision)
             assert follower.routes() == live
-            assert wire.connections == 1  # the end of a poll keeps the connection
+            assert wire.connections == 2  # the watch's, which the end of a poll keeps, and one to ask for the version
             assert len(follower.synced) == 1
         await wire.stop()
 

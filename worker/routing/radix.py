@@ -11,9 +11,13 @@ joined again when the reason for the split is gone.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 V = TypeVar("V")
+
+# Most nodes are leaves; all of those share one dictionary, which is never written to.
+NO_EDGES: dict[int, Any] = {}
+DISMANTLED = 64  # nodes freed between two steps, about
 
 
 class Node(Generic[V]):
@@ -24,7 +28,7 @@ class Node(Generic[V]):
     def __init__(self, label: bytes) -> None:
         self.label = label
         self.value: V | None = None
-        self.edges: dict[int, Node[V]] = {}
+        self.edges: dict[int, Node[V]] = NO_EDGES
 
 
 class RadixTree(Generic[V]):
@@ -42,7 +46,8 @@ class RadixTree(Generic[V]):
         while rest:
             child = node.edges.get(rest[0])
             if child is None:
-                child = node.edges[rest[0]] = Node(rest)
+                child = Node(rest)
+                _join(node, child)
             elif not rest.startswith(child.label):
                 child = _split(node, child, _common(rest, child.label))
             rest = rest[len(child.label) :]
@@ -50,6 +55,10 @@ class RadixTree(Generic[V]):
         if node.value is None:
             node.value = make()
         return node.value
+
+    def put(self, key: bytes, value: V) -> None:
+        """Store the value of a key that has none."""
+        self.setdefault(key, lambda: value)
 
     def get(self, key: bytes) -> V | None:
         """Return the value of exactly this key."""
@@ -103,6 +112,16 @@ class RadixTree(Generic[V]):
                 yield prefix, node.value
             waiting.extend((prefix + child.label, child) for child in node.edges.values())
 
+    def dismantle(self) -> Iterator[None]:
+        """Free the whole tree, in steps."""
+        waiting, self._root = [self._root], Node(b"")
+        while waiting:
+            node = waiting.pop()
+            waiting.extend(node.edges.values())
+            node.edges = NO_EDGES
+            if len(waiting) % DISMANTLED == 0:
+                yield
+
 
 def _common(left: bytes, right: bytes) -> int:
     length = min(len(left), len(right))
@@ -115,15 +134,23 @@ def _common(left: bytes, right: bytes) -> int:
 def _split(parent: Node[V], child: Node[V], at: int) -> Node[V]:
     middle: Node[V] = Node(child.label[:at])
     child.label = child.label[at:]
-    middle.edges[child.label[0]] = child
+    _join(middle, child)
     parent.edges[middle.label[0]] = middle
     return middle
+
+
+def _join(parent: Node[V], child: Node[V]) -> None:
+    if parent.edges is NO_EDGES:
+        parent.edges = {}
+    parent.edges[child.label[0]] = child
 
 
 def _tidy(path: list[Node[V]]) -> None:
     node, parent = path[-1], path[-2]
     if not node.edges:
         del parent.edges[node.label[0]]
+        if not parent.edges:
+            parent.edges = NO_EDGES
         node, parent = parent, path[-3] if len(path) > 2 else parent
     if node is not path[0] and node.value is None and len(node.edges) == 1:
         (child,) = node.edges.values()

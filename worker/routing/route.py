@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 class Pattern:
     """A ``uri`` of a route: an exact path, or a literal prefix with perhaps wildcard segments behind it."""
 
-    __slots__ = ("exact", "literal", "regex", "text")
+    __slots__ = ("exact", "length", "literal", "regex")
 
     def __init__(self, text: str) -> None:
         """Compile a uri pattern (routing.md section 3)."""
-        self.text = text
         star = text.find("*")
+        self.length = len(text)
         self.exact = star < 0
         self.literal = (text if star < 0 else text[:star]).encode()
         self.regex = _wildcards(text) if 0 <= star < len(text) - 1 else None
@@ -67,6 +67,7 @@ class Route:
         "addresses",
         "hosts",
         "id",
+        "inherits_hosts",
         "methods",
         "patterns",
         "priority",
@@ -86,6 +87,7 @@ class Route:
         upstream: "UpstreamCell | None" = None,
         service: "ServiceCell | None" = None,
         timeout: Timeout | None = None,
+        inherits_hosts: bool = False,
     ) -> None:
         self.id = id_
         self.patterns = patterns
@@ -96,6 +98,22 @@ class Route:
         self.upstream = upstream
         self.service = service
         self.timeout = timeout
+        self.inherits_hosts = inherits_hosts  # from its service
+
+    def with_hosts(self, hosts: tuple[str, ...]) -> "Route":
+        """Return the same route for other hosts."""
+        return Route(
+            self.id,
+            self.patterns,
+            hosts,
+            self.methods,
+            self.priority,
+            self.addresses,
+            self.upstream,
+            self.service,
+            self.timeout,
+            self.inherits_hosts,
+        )
 
     def accepts(self, request: Request, remote_address: str) -> bool:
         """Check the conditions besides host and path, in the order of routing.md section 4."""
@@ -105,4 +123,4 @@ class Route:
 
     def __repr__(self) -> str:
         """Show id and patterns."""
-        return f"<Route {self.id} {[pattern.text for pattern in self.patterns]}>"
+        return f"<Route {self.id} {[pattern.literal for pattern in self.patterns]}>"

@@ -15,15 +15,13 @@ from worker.messages import Request
 from worker.routing.radix import RadixTree
 from worker.routing.route import Pattern, Route
 
-Candidate = tuple[tuple[int, int, str], Pattern, Route]  # the first part orders a bucket
+Candidate = tuple[Pattern, Route]
+DISMANTLED = 64  # entries freed between two steps
 
 
 def _order(candidate: Candidate) -> tuple[int, int, str]:
-    return candidate[0]
-
-
-def _candidate(pattern: Pattern, route: Route) -> Candidate:
-    return (-route.priority, -len(pattern.text), route.id), pattern, route
+    pattern, route = candidate
+    return -route.priority, -pattern.length, route.id
 
 
 class PathRouter:
@@ -39,18 +37,21 @@ class PathRouter:
     def add(self, route: Route) -> None:
         """Enter a route under each of its patterns."""
         for pattern in route.patterns:
-            if pattern.exact:
-                bucket = self._exact.setdefault(pattern.literal, [])
+            candidate = pattern, route
+            bucket = self._exact.get(pattern.literal) if pattern.exact else self._prefixes.get(pattern.literal)
+            if bucket is not None:
+                insort(bucket, candidate, key=_order)
+            elif pattern.exact:
+                self._exact[pattern.literal] = [candidate]
             else:
-                bucket = self._prefixes.setdefault(pattern.literal, list)
-            insort(bucket, _candidate(pattern, route), key=_order)
+                self._prefixes.put(pattern.literal, [candidate])
             self.size += 1
 
     def remove(self, route: Route) -> None:
         """Take a route out again; it must be the very object that was entered."""
         for pattern in route.patterns:
             bucket = (self._exact if pattern.exact else self._prefixes).get(pattern.literal) or []
-            at = next((i for i, found in enumerate(bucket) if found[1] is pattern and found[2] is route), None)
+            at = next((i for i, found in enumerate(bucket) if found[0] is pattern and found[1] is route), None)
             if at is None:
                 continue
             del bucket[at]
@@ -64,17 +65,25 @@ class PathRouter:
         else:
             self._prefixes.remove(pattern.literal)
 
+    def dismantle(self) -> Iterator[None]:
+        """Free what is in it, in steps."""
+        while self._exact:
+            self._exact.popitem()
+            if len(self._exact) % DISMANTLED == 0:
+                yield
+        yield from self._prefixes.dismantle()
+
     def match(self, request: Request, remote_address: str) -> Route | None:
         """Return the winning route, or None."""
         path = request.path
         exact = self._exact.get(path)
         if exact is not None:
-            for _, _, route in exact:
+            for _, route in exact:
                 if route.accepts(request, remote_address):
                     return route
         found = self._prefixes.prefixes(path)
         while found:
-            for _, pattern, route in found.pop():
+            for pattern, route in found.pop():
                 if route.accepts(request, remote_address) and (
                     pattern.regex is None or pattern.regex.fullmatch(path) is not None
                 ):
@@ -130,6 +139,24 @@ class Router:
         if not paths.size:
             self._wildcards.remove(suffix)
             self._wildcards_count -= 1
+
+    def exchange_tables(self, other: "Router") -> None:
+        """Take the routes of another router, and give it one's own."""
+        self.version += 1
+        self._hosts, other._hosts = other._hosts, self._hosts
+        self._wildcards, other._wildcards = other._wildcards, self._wildcards
+        self._wildcards_count, other._wildcards_count = other._wildcards_count, self._wildcards_count
+        self._unbound, other._unbound = other._unbound, self._unbound
+
+    def dismantle(self) -> Iterator[None]:
+        """Free a router that nobody asks any more, in steps."""
+        while self._hosts:
+            _, paths = self._hosts.popitem()
+            yield from paths.dismantle()
+        for _, paths in self._wildcards:
+            yield from paths.dismantle()
+        yield from self._wildcards.dismantle()
+        yield from self._unbound.dismantle()
 
     def match(self, request: Request, remote_address: str) -> Route | None:
         """Return the winning route, or None: exact host, then wildcards from the longest, then the unbound."""

@@ -82,11 +82,12 @@ class Upstream:
 class UpstreamCell:
     """A place that routes point at; a changed upstream is one assignment, however many routes use it."""
 
-    __slots__ = ("current", "id")
+    __slots__ = ("current", "id", "is_inline")
 
-    def __init__(self, id_: str, current: Upstream | None = None) -> None:
+    def __init__(self, id_: str, current: Upstream | None = None, is_inline: bool = False) -> None:
         self.id = id_
         self.current = current
+        self.is_inline = is_inline  # belongs to one route or service alone
 
 
 class ServiceCell:

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from config_sync.cache import ConfigStore
+from config_sync.cache import ConfigStore, Event
 from config_sync.etcd.sync import EtcdProvider
 from config_sync.settings import EtcdSettings
 from tests.fakes.etcd import (
@@ -39,10 +39,16 @@ class Running:
             EtcdSettings(host=urls, **settings),
             self.store,
             asyncio.get_running_loop(),
-            self.synced.append,
             self.progress.append,
         )
+        self.store.observe(self)
         self.provider.start()
+
+    def replaced(self, revision: int) -> None:
+        self.synced.append(revision)
+
+    def applied(self, events: Sequence[Event], revision: int) -> None:
+        pass
 
     def routes(self) -> set[str]:
         return set(self.store.caches["routes"].items)
@@ -180,7 +186,7 @@ def test_a_canceled_watch_is_closed_though_the_member_keeps_it_open() -> None:
         running = Running(etcd.url)
         await until(lambda: running.provider.state().revision == 50, "the second list")
         await until(lambda: etcd.open == 1 and etcd.connections == 2, "the first connection is closed")
-        assert running.synced == [4]
+        assert running.synced == [4, 50]
         running.provider.stop()
         await etcd.stop()
 
@@ -268,7 +274,7 @@ def test_a_provider_stopped_by_its_own_callback_asks_for_nothing_more() -> None:
             stopped.set()
 
         settings = EtcdSettings(host=(etcd.url,))
-        provider = EtcdProvider(settings, ConfigStore(), asyncio.get_running_loop(), stop, lambda _: None)
+        provider = EtcdProvider(settings, ConfigStore(), asyncio.get_running_loop(), stop)
         provider.start()
         await stopped.wait()
         await until(lambda: not etcd.open, "the connection is closed")

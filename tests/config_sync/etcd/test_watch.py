@@ -17,14 +17,14 @@ from config_sync.etcd.watch import (
     Apply,
     Authenticate,
     Command,
+    Complete,
     Disconnect,
     Limits,
     OpenWatch,
-    Prepare,
     ReadPage,
     ReadRevision,
-    Replace,
     Report,
+    Stage,
     State,
     Trigger,
     UseNextEndpoint,
@@ -45,6 +45,7 @@ class Script:
         """Bring it to watch at a revision."""
         self.watch.start(0.0)
         self.watch.page_received(RangeAnswer(Header(1, 1, revision)), 0.0)
+        self.watch.snapshot_taken(0.0)
         assert self.watch.line_received(created(revision), 0.0) == []
         assert self.watch.state is State.WATCHING
         return self
@@ -84,6 +85,11 @@ def end_poll(watch: Watch) -> list[Command]:
     return watch.stream_ended(1.0)
 
 
+def take_list(watch: Watch, answer: RangeAnswer, now: float) -> list[Command]:
+    """Answer with the last page of a list, and take the snapshot over."""
+    return [*watch.page_received(answer, now), *watch.snapshot_taken(now)]
+
+
 OPEN_10 = OpenWatch(10, 50)
 GIVE_UP = [Disconnect(), UseNextEndpoint()]
 
@@ -92,13 +98,15 @@ def test_list_in_pages_at_one_revision_then_watch_from_there() -> None:
     watch = Script().watch
     assert watch.start(0.0) == [ReadPage(PREFIX, 0)]
     page = RangeAnswer(Header(1, 1, 10), [kv("routes/1", 5)], more=True, count=2)
-    entries = {"routes/1": Entry("routes/1", b"{}", 5, 5, 1), "routes/2": Entry("routes/2", b"{}", 7, 7, 1)}
     assert watch.page_received(page, 0.0) == [
+        Stage([Entry("routes/1", b"{}", 5, 5, 1)], is_first=True),
         ReadPage(b"/apisix/routes/1\0", 10),
-        Prepare([entries["routes/1"]]),
     ]
     last = RangeAnswer(Header(1, 1, 12), [kv("routes/2", 7)], count=1)
-    assert watch.page_received(last, 0.0) == [Replace(entries, 10), OPEN_10]
+    assert watch.page_received(last, 0.0) == [Stage([Entry("routes/2", b"{}", 7, 7, 1)], is_first=False), Complete(10)]
+    assert (watch.state, watch.cursor) == (State.APPLYING, 0)
+    assert watch.connection_lost("an idle connection", 0.0) == []
+    assert watch.snapshot_taken(0.0) == [OPEN_10]
     assert watch.cursor == 10
 
 
@@ -193,7 +201,7 @@ def test_fragments_of_a_poll_that_ended_are_thrown_away() -> None:
 def test_a_poll_is_whole_seconds_and_never_without_end(watch_timeout: float, poll: int) -> None:
     watch = Watch(PREFIX, Limits(30, watch_timeout), False, lambda _: None, lambda: 0.5)
     watch.start(0.0)
-    assert watch.page_received(RangeAnswer(Header(1, 1, 10)), 0.0)[-1] == OpenWatch(10, poll)
+    assert take_list(watch, RangeAnswer(Header(1, 1, 10)), 0.0)[-1] == OpenWatch(10, poll)
     watch.line_received(created(10), 0.0)
     assert watch.wake_at == poll + POLL_GRACE
 
@@ -234,7 +242,7 @@ def test_silence_is_bounded_in_every_state(state: State, waits: float) -> None:
     else:
         watch.start(0.0)
         if state is State.OPENING:
-            watch.page_received(RangeAnswer(Header(1, 1, 10)), 0.0)
+            take_list(watch, RangeAnswer(Header(1, 1, 10)), 0.0)
     assert watch.state is state
     assert watch.tick(waits - 0.1) == []
     assert without_reports(watch.tick(waits)) == GIVE_UP
@@ -247,7 +255,11 @@ def test_compaction_beyond_the_cursor_lists_again_at_a_time_of_its_own() -> None
     assert watch.wake_at == 1.0 + RELIST_SPREAD * 0.5
     assert watch.failures == 0
     assert watch.tick(watch.wake_at) == [ReadPage(PREFIX, 0)]
-    assert watch.page_received(RangeAnswer(Header(1, 1, 60)), 2.0) == [Replace({}, 60), OpenWatch(60, 50)]
+    assert take_list(watch, RangeAnswer(Header(1, 1, 60)), 2.0) == [
+        Stage([], is_first=True),
+        Complete(60),
+        OpenWatch(60, 50),
+    ]
 
 
 def test_compaction_while_paging_begins_the_list_again() -> None:
@@ -255,7 +267,11 @@ def test_compaction_while_paging_begins_the_list_again() -> None:
     watch.start(0.0)
     watch.page_received(RangeAnswer(Header(1, 1, 10), [kv("routes/gone", 5)], more=True), 0.0)
     assert watch.call_failed(11, "mvcc: required revision has been compacted", 0.0) == [ReadPage(PREFIX, 0)]
-    assert watch.page_received(RangeAnswer(Header(1, 1, 20)), 0.0) == [Replace({}, 20), OpenWatch(20, 50)]
+    assert take_list(watch, RangeAnswer(Header(1, 1, 20)), 0.0) == [
+        Stage([], is_first=True),
+        Complete(20),
+        OpenWatch(20, 50),
+    ]
 
 
 def test_canceled_is_looked_at_before_created() -> None:
@@ -277,19 +293,19 @@ def behind_the_cursor() -> Watch:
 
 @pytest.mark.parametrize("revision", [10, 12])
 def test_a_member_that_lags_is_left_and_nothing_is_listed(revision: int) -> None:
-    assert behind_the_cursor().revision_received(Header(1, 1, revision), 5.0) == [OPEN_10]
+    assert behind_the_cursor().revision_received(RangeAnswer(Header(1, 1, revision)), 5.0) == [OPEN_10]
 
 
 def test_a_store_that_went_back_is_listed() -> None:
     watch = behind_the_cursor()
-    assert watch.revision_received(Header(1, 1, 3), 5.0) == [ReadPage(PREFIX, 0)]
-    commands = watch.page_received(RangeAnswer(Header(1, 1, 3)), 5.0)
-    assert without_reports(commands) == [Replace({}, 3), OpenWatch(3, 50)]
+    assert watch.revision_received(RangeAnswer(Header(1, 1, 3)), 5.0) == [ReadPage(PREFIX, 0)]
+    commands = take_list(watch, RangeAnswer(Header(1, 1, 3)), 5.0)
+    assert without_reports(commands) == [Stage([], is_first=True), Complete(3), OpenWatch(3, 50)]
     assert any(isinstance(command, Report) and command.error for command in commands)
 
 
 def test_another_cluster_found_while_comparing_is_listed() -> None:
-    assert behind_the_cursor().revision_received(Header(2, 1, 99), 5.0) == [ReadPage(PREFIX, 0)]
+    assert behind_the_cursor().revision_received(RangeAnswer(Header(2, 1, 99)), 5.0) == [ReadPage(PREFIX, 0)]
 
 
 def test_a_comparison_that_fails_is_tried_again() -> None:
@@ -308,9 +324,10 @@ def test_a_list_that_changes_cluster_between_pages_begins_again() -> None:
     watch.page_received(RangeAnswer(Header(1, 1, 50), [kv("routes/old", 5)], more=True), 5.0)
     other = RangeAnswer(Header(2, 1, 70), [kv("routes/new", 6)])
     assert without_reports(watch.page_received(other, 5.0)) == [ReadPage(PREFIX, 0)]
-    replace = without_reports(watch.page_received(other, 5.0))[0]
-    assert isinstance(replace, Replace)
-    assert list(replace.entries) == ["routes/new"]
+    stage = without_reports(watch.page_received(other, 5.0))[0]
+    assert isinstance(stage, Stage)
+    assert stage.is_first
+    assert [entry.key for entry in stage.entries] == ["routes/new"]
 
 
 def test_a_compaction_error_without_a_page_does_not_spin() -> None:
@@ -334,8 +351,8 @@ def test_another_cluster_lists_again() -> None:
     watch = Script().watching().watch
     line = WatchLine(WatchResult(Header(2, 1, 11), 1, events=[WatchEvent(kv("routes/1", 11))]))
     assert without_reports(watch.line_received(line, 1.0)) == [Disconnect(), ReadPage(PREFIX, 0)]
-    commands = watch.page_received(RangeAnswer(Header(2, 1, 4)), 1.0)
-    assert without_reports(commands) == [Replace({}, 4), OpenWatch(4, 50)]
+    commands = take_list(watch, RangeAnswer(Header(2, 1, 4)), 1.0)
+    assert without_reports(commands) == [Stage([], is_first=True), Complete(4), OpenWatch(4, 50)]
 
 
 def test_a_version_that_jumps_means_lost_events() -> None:
@@ -376,7 +393,7 @@ def test_a_refused_token_is_renewed_once(line: WatchLine) -> None:
     watch = Script(has_credentials=True).watch
     watch.start(0.0)
     watch.token_received(0.0)
-    watch.page_received(RangeAnswer(Header(1, 1, 10)), 0.0)
+    take_list(watch, RangeAnswer(Header(1, 1, 10)), 0.0)
     assert watch.line_received(line, 0.0) == [Disconnect(), Authenticate()]
     assert watch.token_received(0.0) == [OPEN_10]
     assert without_reports(watch.line_received(line, 0.0)) == GIVE_UP
@@ -458,15 +475,21 @@ def test_any_cut_and_replay_ends_in_the_state_of_a_snapshot(chance: random.Rando
     watch = Watch(PREFIX, Limits(30, 50), False, known, chance.random)
 
     def carry_out(commands: Sequence[Command]) -> None:
+        nonlocal incoming
         for command in commands:
             if isinstance(command, Apply):
                 store.apply(command.events, command.revision)
-            elif isinstance(command, Replace):
-                store.replace(command.entries, command.revision)
+            elif isinstance(command, Stage):
+                incoming = store.receive() if command.is_first else incoming
+                list(incoming.add(command.entries))
+            elif isinstance(command, Complete):
+                list(incoming.complete(command.revision))
+                carry_out(watch.snapshot_taken(now))
 
+    now = 0.0
+    incoming = store.receive()
     carry_out(watch.start(0.0))
     carry_out(watch.page_received(RangeAnswer(Header(1, 1, 1)), 0.0))
-    now = 0.0
     while watch.cursor < history.revision:
         carry_out(watch.line_received(created(history.revision), now))
         waiting = history.since(max(1, watch.cursor))

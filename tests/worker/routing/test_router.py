@@ -12,6 +12,7 @@ from worker.routing.route import AddressCondition, Pattern, Route
 from worker.routing.router import Router
 
 ADDRESS = "10.1.2.3"
+TEXTS: dict[Pattern, str] = {}  # what was written
 
 
 def route(
@@ -22,9 +23,11 @@ def route(
     priority: int = 0,
     addresses: tuple[str, ...] = (),
 ) -> Route:
+    patterns = tuple(Pattern(uri) for uri in uris)
+    TEXTS.update(zip(patterns, uris, strict=True))
     return Route(
         id_,
-        tuple(Pattern(uri) for uri in uris),
+        patterns,
         hosts,
         frozenset(method.encode() for method in methods),
         priority,
@@ -91,14 +94,15 @@ def scan(routes: list[Route], asked: Request) -> Route | None:
             continue
         ranks = [rank for host in candidate.hosts or ("",) if (rank := host_rank(host, asked.host_name.decode()))]
         for pattern in candidate.patterns:
-            if not ranks or not covers(pattern.text, asked.path.decode()):
+            text = TEXTS[pattern]
+            if not ranks or not covers(text, asked.path.decode()):
                 continue
             key = (
                 [-rank for rank in max(ranks)],
                 not pattern.exact,
                 -len(pattern.literal),
                 -candidate.priority,
-                -len(pattern.text),
+                -len(text),
                 candidate.id,
             )
             if best is None or key < best[0]:  # type: ignore[operator]

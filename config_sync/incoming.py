@@ -1,0 +1,193 @@
+"""A complete snapshot on its way in: page by page it is decoded and compared, and nothing of it is visible; then
+all of it becomes visible at one instant.
+
+Every part is a sequence of short steps (``config_sync.steps``). Records that have not changed keep their items, and
+listeners hear nothing of them. What has changed is handed to the listeners' stagings, which prepare aside; when the
+guard does not object, caches and listeners are switched in the last step, by assignments and bulk updates.
+While a snapshot is on its way, nothing else may change the store.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from config_sync.digest import MODULUS
+from config_sync.errors import InvalidResource
+from config_sync.records import Change, Entry, Event, Item, Staging, item_hash, key_of, place_of
+
+if TYPE_CHECKING:
+    from config_sync.cache import ConfigStore
+
+log = logging.getLogger("propylon.sync")
+
+COMPARED = 64  # records compared between two steps
+DECODED = 8  # records decoded between two steps
+
+
+class Incoming:
+    """One snapshot; or, with ``is_complete`` false, one revision with very many events."""
+
+    def __init__(self, store: "ConfigStore", is_complete: bool, guarded: bool = False) -> None:
+        self.is_done = False
+        self._store = store
+        self._is_complete = is_complete
+        self._guarded = guarded
+        self._stagings: list[Staging] = store.stagings()
+        self._seen: dict[str, set[str]] = {directory: set() for directory in store.caches}
+        self._items: dict[str, dict[str, Item]] = {directory: {} for directory in store.caches}
+        self._gone: dict[str, list[str]] = {directory: [] for directory in store.caches}
+        self._new = dict.fromkeys(store.caches, 0)  # records of keys that were not there
+        self._digests = dict(store.digests)
+        self._faults: list[tuple[str, int, InvalidResource]] = []
+        self._healed: list[str] = []
+        self._changed = 0  # the highest revision among what differs
+        self._is_dropped = False
+        self.differences = 0  # records put, changed or gone
+
+    def add(self, entries: Sequence[Entry], good: Mapping[str, bytes] | None = None) -> Iterator[None]:
+        """Take a page, in steps; ``good`` holds last good values, by key, of entries whose own is not valid."""
+        for at, entry in enumerate(entries):
+            if self._is_dropped:
+                return
+            if (self._add(entry, good) and self.differences % DECODED == 0) or at % COMPARED == COMPARED - 1:
+                yield
+
+    def _add(self, entry: Entry, good: Mapping[str, bytes] | None) -> bool:
+        """Take a record; tells whether it differs from what is there."""
+        place = place_of(entry.key)
+        if place is None:
+            return False
+        directory, id_ = place
+        before = self._store.caches[directory].items.get(id_)
+        if before is not None:
+            id_ = before.id  # the same text, once in memory
+        else:
+            self._new[directory] += 1
+        self._seen[directory].add(id_)
+        if before is not None and before.is_of(entry):
+            return False
+        self.differences += 1
+        self._changed = max(self._changed, entry.mod_revision)
+        last_good = before.good if before is not None else None
+        decoded = self._store.decode(directory, id_, entry, last_good)
+        item, value = decoded.item, decoded.value
+        if decoded.fault is not None:
+            self._faults.append((entry.key, entry.mod_revision, decoded.fault))
+            if last_good is None and good is not None and entry.key in good:
+                # From elsewhere: a file, another worker, which have seen it before us.
+                kept = self._store.decode(directory, id_, entry._replace(value=good[entry.key]), None)
+                if kept.fault is None:
+                    value = kept.value
+                    item = Item(
+                        id_, entry.value, good[entry.key], item.mod_revision, item.create_revision, item.version
+                    )
+        else:
+            self._healed.append(entry.key)
+        self._items[directory][id_] = item
+        self._count(directory, item, 1)
+        if before is not None:
+            self._count(directory, before, -1)
+        if value is not None and last_good != item.good:
+            self._stage(Change(directory, id_, value))
+        return True
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Take deletions, of a revision rather than a snapshot."""
+        for key in keys:
+            place = place_of(key)
+            if place is not None and place[1] in self._store.caches[place[0]].items:
+                self._remove(*place)
+
+    def _remove(self, directory: str, id_: str) -> None:
+        item = self._store.caches[directory].items[id_]
+        self.differences += 1
+        self._gone[directory].append(id_)
+        self._count(directory, item, -1)
+        if item.good is not None:
+            self._stage(Change(directory, id_, None))
+
+    def _count(self, directory: str, item: Item, sign: int) -> None:
+        self._digests[directory] = (self._digests[directory] + sign * item_hash(directory, item)) % MODULUS
+
+    def _stage(self, change: Change) -> None:
+        for staging in self._stagings:
+            self._guarded_call(staging.add, (change,))
+
+    def _guarded_call(self, call: Callable[[Sequence[Change]], None], changes: Sequence[Change]) -> None:
+        try:
+            call(changes)
+        except Exception:  # a listener must cost neither the others nor the provider their update
+            log.exception("a listener failed on %s", changes[0])
+
+    def complete(self, revision: int, events: Sequence[Event] = ()) -> Iterator[None]:
+        """Find what is gone, ask the guard, and make everything visible in the last step.
+
+        ``is_done`` tells afterwards whether that has happened; when the guard has objected, ``store.held`` is set.
+        """
+        if self._is_complete:
+            yield from self._find_gone()
+        store = self._store
+        if self._guarded and store.guard is not None:
+            store.held = store.guard.held(len(self._gone["routes"]), len(store.caches["routes"].items))
+            if store.held is not None:
+                self.drop()
+        if self._is_dropped:
+            return
+        for staging in self._stagings:
+            yield from self._safely(staging.finish())
+        self._commit(revision, events)
+        for staging in self._stagings:
+            yield from self._safely(staging.clean())
+
+    def _find_gone(self) -> Iterator[None]:
+        for directory, cache in self._store.caches.items():
+            seen = self._seen[directory]
+            if len(seen) - self._new[directory] == len(cache.items):
+                continue
+            for at, id_ in enumerate(list(cache.items)):
+                if id_ not in seen:
+                    self._remove(directory, id_)
+                if at % COMPARED == COMPARED - 1:
+                    yield
+
+    def _safely(self, steps: Iterator[None]) -> Iterator[None]:
+        try:
+            yield from steps
+        except Exception:
+            log.exception("a listener failed to prepare")
+
+    def _commit(self, revision: int, events: Sequence[Event]) -> None:
+        store = self._store
+        for directory, cache in store.caches.items():
+            for id_ in self._gone[directory]:
+                del cache.items[id_]
+                store.rejected.pop(key_of(directory, id_), None)
+            cache.items.update(self._items[directory])
+        for key in self._healed if store.rejected else ():
+            store.rejected.pop(key, None)
+        store.digests.update(self._digests)
+        for key, mod_revision, fault in self._faults:
+            store.reject(key, mod_revision, fault)
+        for staging in self._stagings:
+            try:
+                staging.commit()
+            except Exception:
+                log.exception("a listener failed to switch at revision %d", revision)
+        self.is_done = True
+        if not self._is_complete:
+            store.tell_staged(events, revision)
+            return
+        # What is gone has no revision; it went at the latest at that of the snapshot.
+        if self.differences:
+            changed = revision if any(self._gone.values()) else max(store.changed, self._changed)
+            store.changed = min(changed, revision)
+        store.held = None
+        store.stale = False
+        store.revision = revision
+        store.tell_replaced(revision)
+
+    def drop(self) -> None:
+        """Forget it; steps that are still to be done do nothing."""
+        self._is_dropped = True
+        for staging in self._stagings:
+            staging.drop()
