@@ -474,6 +474,9 @@ def test_any_cut_and_replay_ends_in_the_state_of_a_snapshot(chance: random.Rando
 
     watch = Watch(PREFIX, Limits(30, 50), False, known, chance.random)
 
+    now = 0.0
+    incoming = store.receive()
+
     def carry_out(commands: Sequence[Command]) -> None:
         nonlocal incoming
         for command in commands:
@@ -486,8 +489,6 @@ def test_any_cut_and_replay_ends_in_the_state_of_a_snapshot(chance: random.Rando
                 list(incoming.complete(command.revision))
                 carry_out(watch.snapshot_taken(now))
 
-    now = 0.0
-    incoming = store.receive()
     carry_out(watch.start(0.0))
     carry_out(watch.page_received(RangeAnswer(Header(1, 1, 1)), 0.0))
     while watch.cursor < history.revision:
