@@ -98,7 +98,7 @@ METADATA: Paths = _table(
 def rewrite(value: Any, path: Path, change: Callable[[str], str]) -> Any:
     """Change the texts at a path, in place where there is a place; returns the value."""
     if isinstance(value, list):
-        return [rewrite(item, path, change) for item in value]
+        return [item if isinstance(item, list) else rewrite(item, path, change) for item in value]
     if isinstance(value, dict):
         if not path:
             return {name: change(item) if isinstance(item, str) else item for name, item in value.items()}

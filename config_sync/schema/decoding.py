@@ -149,7 +149,11 @@ def _member(union: inspect.UnionType, value: Any) -> inspect.Type:
     """Choose the member of a union that a value is meant for."""
     members = [member for member in union.types if not isinstance(member, inspect.NoneType)]
     forms = _OBJECTS if isinstance(value, dict) else _ARRAYS
-    return next((member for member in members if isinstance(member, forms)), members[0])
+    others = _OBJECTS + _ARRAYS if value in ([], {}) else forms
+    return next(
+        (member for form in (forms, others) for member in members if isinstance(member, form)),
+        members[0],
+    )
 
 
 def _relaxed_object(value: Any, type_: inspect.StructType, path: str, warnings: list[str]) -> Any:

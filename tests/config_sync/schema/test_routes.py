@@ -1,7 +1,6 @@
-"""Values as APISIX's tools write them, good and bad."""
+"""Routes as APISIX's tools write them, good and bad."""
 
 import contextlib
-import json
 from typing import Any
 
 import pytest
@@ -10,12 +9,7 @@ from hypothesis import strategies as st
 
 from config_sync.errors import InvalidResource
 from config_sync.schema import Node, Timeout, decode_route, decode_service, decode_upstream
-
-NODES = {"nodes": {"127.0.0.1:1980": 1}}
-
-
-def raw(value: object) -> bytes:
-    return json.dumps(value).encode()
+from tests.config_sync.schema.values import NODES, raw
 
 
 def test_a_route_in_full() -> None:
@@ -56,18 +50,6 @@ def test_one_and_several_are_the_same() -> None:
     assert (route.uris, route.hosts, route.remote_addrs, route.service_id) == (("/a",), ("a",), ("10.0.0.1",), "7")
 
 
-def test_nodes_as_a_map_keep_their_order() -> None:
-    value = {"nodes": {"b.com:81": 2, "a.com": 1, "[::1]:82": 3, "::2": 4}}
-    upstream, _ = decode_upstream("1", raw(value))
-    assert upstream.nodes == (Node("b.com", 2, 81), Node("a.com", 1), Node("[::1]", 3, 82), Node("[::2]", 4))
-
-
-def test_empty_nodes_are_valid() -> None:
-    nodes: object
-    for nodes in ([], {}):
-        assert decode_upstream("1", raw({"nodes": nodes}))[0].nodes == ()
-
-
 def test_unknown_fields_are_accepted_with_a_warning() -> None:
     route, warnings = decode_route("1", raw({"uri": "/a", "service_id": "s", "meta": {}}))
     assert route.uris == ("/a",)
@@ -79,55 +61,9 @@ def test_empty_plugins_are_enough_for_a_route(plugins: object) -> None:
     assert decode_route("1", raw({"uri": "/a", "plugins": plugins}))[0].plugins == {}
 
 
-def test_whole_numbers_may_be_written_as_fractions() -> None:
-    upstream, _ = decode_upstream(
-        "1",
-        raw(
-            {
-                "id": 4.0,
-                "retries": 1.0,
-                "nodes": [{"host": "a", "port": 80.0, "weight": 1.0, "priority": 2.0}],
-                "keepalive_pool": {"size": 3.0, "requests": 5.0},
-            }
-        ),
-    )
-    assert (upstream.retries, upstream.nodes) == (1, (Node("a", 1, 80, 2),))
-    assert upstream.keepalive_pool is not None
-    assert (upstream.keepalive_pool.size, upstream.keepalive_pool.requests) == (3, 5)
-
-
 def test_conditions_are_kept_as_they_are() -> None:
     conditions = ["AND", ["arg_a", "==", "1"], ["OR", ["arg_b", ">", 2], ["arg_c", "in", [1]]]]
     assert decode_route("1", raw({"uri": "/a", "plugins": {}, "vars": conditions}))[0].vars == tuple(conditions)
-
-
-def test_hosts_that_differ_by_case_are_one() -> None:
-    assert decode_service("1", raw({"hosts": ["A.com", "a.COM", "b.com"]}))[0].hosts == ("a.com", "b.com")
-
-
-@pytest.mark.parametrize(
-    ("hash_on", "key"),
-    [
-        ("vars", "remote_addr"),
-        ("vars", "arg_device-id"),
-        ("header", "X-User_1"),
-        ("cookie", "session"),
-        ("vars_combinations", "$request_uri$remote_addr"),
-        ("consumer", None),
-    ],
-)
-def test_what_chash_may_hash_on(hash_on: str, key: str | None) -> None:
-    value = {**NODES, "type": "chash", "hash_on": hash_on, **({"key": key} if key is not None else {})}
-    assert decode_upstream("1", raw(value))[0].key == key
-
-
-def test_an_upstream_by_discovery() -> None:
-    upstream, _ = decode_upstream("1", raw({"service_name": "s", "discovery_type": "dns"}))
-    assert (upstream.nodes, upstream.service_name) == (None, "s")
-
-
-def test_an_empty_service_is_valid() -> None:
-    assert decode_service("1", b"{}")[0].hosts == ()
 
 
 ROUTE = {"uri": "/a", "upstream": NODES}
@@ -162,32 +98,6 @@ ROUTE = {"uri": "/a", "upstream": NODES}
         ({"vars": [1]}, "$.vars[0]"),
         ({"remote_addrs": ["10.0.0.0/8", "::1%lo"]}, "$.remote_addrs"),
         ({"remote_addr": "10.0.0.0/255.0.0.0"}, "$.remote_addr"),
-        ({"upstream": {}}, "$.upstream"),
-        ({"upstream": {"service_name": "s"}}, "$.upstream"),
-        ({"upstream": {**NODES, "scheme": "ftp"}}, "$.upstream.scheme"),
-        ({"upstream": {**NODES, "hash_on": "moon"}}, "$.upstream.hash_on"),
-        ({"upstream": {**NODES, "labels": {"a": ""}}}, "$.upstream.labels['a']"),
-        ({"upstream": {**NODES, "tls": {"client_cert": "x"}}}, "$.upstream.tls"),
-        (
-            {"upstream": {**NODES, "tls": {"client_cert": "x", "client_key": "y", "client_cert_id": "1"}}},
-            "$.upstream.tls",
-        ),
-        ({"upstream": {**NODES, "type": "chash", "hash_on": "cookie", "key": "a b"}}, "$.upstream.key"),
-        ({"upstream": {"nodes": {"a:²": 1}}}, "$.upstream.nodes['a:²']"),
-        ({"upstream": {"nodes": {"a:000080": 1}}}, "$.upstream.nodes['a:000080']"),
-        ({"upstream": {"nodes": {"[::1": 1}}}, "$.upstream.nodes['[::1']"),
-        ({"upstream": {"nodes": {"a:b:80": 1}}}, "$.upstream.nodes['a:b:80']"),
-        ({"upstream": {"nodes": {"a:0": 1}}}, "$.upstream.nodes['a:0']"),
-        ({"upstream": {"nodes": {"a:1": -1}}}, "$.upstream.nodes['a:1']"),
-        ({"upstream": {"nodes": [{"host": "a"}]}}, "$.upstream.nodes[0]"),
-        ({"upstream": {"nodes": [{"host": "a/b", "weight": 1}]}}, "$.upstream.nodes[0].host"),
-        ({"upstream": {**NODES, "pass_host": "rewrite"}}, "$.upstream.upstream_host"),
-        ({"upstream": {**NODES, "pass_host": "other"}}, "$.upstream.pass_host"),
-        ({"upstream": {**NODES, "type": "chash"}}, "$.upstream.key"),
-        ({"upstream": {**NODES, "type": "chash", "key": "nothing"}}, "$.upstream.key"),
-        ({"upstream": {**NODES, "retries": -1}}, "$.upstream.retries"),
-        ({"upstream": {**NODES, "keepalive_pool": {"size": 0}}}, "$.upstream.keepalive_pool.size"),
-        ({"upstream": {**NODES, "service_name": "s", "discovery_type": "dns"}}, "$.upstream"),
     ],
 )
 def test_bad_routes_name_the_place(changes: dict[str, Any], path: str) -> None:
