@@ -1,9 +1,9 @@
 """Types and checks that several kinds of resources share (data-model.md section 2)."""
 
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_network
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -16,7 +16,6 @@ from config_sync.secrets import is_reference
 HOST = re.compile(r"\*|\*?[0-9a-zA-Z\-._\[\]:]+")
 ID = re.compile(r"[a-zA-Z0-9\-_.]{1,64}")
 # Characters. What many values share is looked at once and remembered, so it must not be long.
-_LONGEST_NETWORK = 64
 _LONGEST_HOST = 320
 _LABEL = re.compile(r"\S+")
 _LONGEST_LABEL = 256
@@ -123,30 +122,31 @@ def refuse_repeated(values: Sequence[str], path: str) -> None:
 def check_addresses(addresses: Sequence[str], path: str) -> None:
     """Check that all are IPv4 or IPv6 addresses or networks in CIDR form."""
     for address in addresses:
-        if len(address) > _LONGEST_NETWORK or not _is_network(address):
+        if not _is_network(address):
             raise InvalidResource(path, f"{shown(address)} is no address or network")
 
 
-@lru_cache(maxsize=4096)
 def _is_network(text: str) -> bool:
-    """Tell whether this is an address or a network; Python would also take masks and zones."""
-    _, slash, bits = text.partition("/")
-    if "%" in text or (slash and not (bits.isascii() and bits.isdigit())):
+    """Tell whether this is an address, or one with the length of a prefix."""
+    address, slash, bits = text.partition("/")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if not _is_of(family, address):
         return False
-    try:
-        return ip_network(text, strict=False) is not None
-    except ValueError:
-        return False
+    longest = 128 if family == socket.AF_INET6 else 32
+    return not slash or (bits.isascii() and bits.isdigit() and len(bits) <= 3 and int(bits) <= longest)
 
 
 def is_ipv6(text: str) -> bool:
     """Tell whether this is an IPv6 address, without brackets and zone."""
-    if text.count(":") < 2 or "%" in text or len(text) > _LONGEST_NETWORK:
-        return False
+    return ":" in text and _is_of(socket.AF_INET6, text)
+
+
+def _is_of(family: socket.AddressFamily, address: str) -> bool:
     try:
-        return IPv6Address(text) is not None
-    except ValueError:
+        socket.inet_pton(family, address)
+    except (OSError, ValueError):  # ValueError: a null character, or half of a surrogate pair
         return False
+    return True
 
 
 def check_pem(text: str | None, length: tuple[int, int], path: str) -> None:

@@ -29,6 +29,8 @@ from config_sync.schema.fields import (
 )
 from config_sync.secrets import is_reference
 
+# A name or an IPv4 address; names may hold what resolvers take, such as "_".
+_NODE_HOST = re.compile(r"[^\x00-\x20/?#@:\[\]\x7f-\U0010ffff]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HASH_VARIABLES = frozenset(
     (
@@ -240,7 +242,7 @@ def _valid_host(host: str) -> str:
     if ":" in host or "[" in host or "]" in host:
         is_valid = host.startswith("[") and host.endswith("]") and is_ipv6(host[1:-1])
     else:
-        is_valid = bool(host) and host.isascii() and not any(char <= " " or char in "/?#@" for char in host)
+        is_valid = _NODE_HOST.fullmatch(host) is not None
     if not is_valid:
         raise ValueError("is no host")
     return host
