@@ -7,18 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
 from config_sync.cache import AT_ONCE, Change, ConfigStore, Deletion, Entry, Event, Incoming, place_of
 from config_sync.guard import Guard
 from config_sync.records import digest_of
 from config_sync.schema import Route, decoders
 from config_sync.settings import GuardSettings
 from config_sync.status import Held
-=======
-from config_sync import cache
-from config_sync.cache import Change, ConfigStore, Deletion, Entry, place_of
-from config_sync.schema import Route, decode_route
->>>>>>> 84a9098 (feat(sync): typed resources for all directories, encrypted fields, references to secrets)
 
 
 def put(key: str, value: object, revision: int) -> Entry:
@@ -147,7 +141,6 @@ def test_a_snapshot_is_invisible_until_it_is_complete() -> None:
     kept, gone = put("routes/1", route("/a"), 2), put("routes/9", route("/z"), 2)
     store.apply([kept, gone], 2)
     listener = Listener(store)
-<<<<<<< HEAD
     digests = dict(store.digests)
     incoming = store.receive()
     list(incoming.add([kept, put("routes/2", route("/b"), 3)]))
@@ -160,25 +153,6 @@ def test_a_snapshot_is_invisible_until_it_is_complete() -> None:
         next(steps, None)
     assert [(change.id, change.new is None) for change in listener.batches[0]] == [("2", False), ("9", True)]
     assert set(store.caches["routes"].items) == {"1", "2", "3"}
-=======
-    decoded: list[str] = []
-
-    def decode(id_: str, raw: bytes) -> tuple[Route, list[str]]:
-        decoded.append(id_)
-        return decode_route(id_, raw)
-
-    monkeypatch.setitem(cache._DECODERS, "routes", decode)
-    two, bad = put("routes/2", route("/b"), 3), put("routes/3", {"uri": 1}, 3)
-    store.prepare([kept, two])
-    store.prepare([bad, put("routes/", b"init_dir", 1)])
-    assert decoded == ["2", "3"]
-    assert listener.batches == []
-    assert set(store.caches["routes"].items) == {"1"}
-    assert store.rejected == {}
-    store.replace({entry.key: entry for entry in (kept, two, bad)}, 4)
-    assert decoded == ["2", "3"]
-    assert [change.id for change in listener.batches[0]] == ["2"]
->>>>>>> 84a9098 (feat(sync): typed resources for all directories, encrypted fields, references to secrets)
     assert set(store.rejected) == {"routes/3"}
 
 
@@ -318,12 +292,7 @@ def test_a_decoder_that_fails_costs_the_others_nothing() -> None:
     def broken(id_: str, raw: bytes) -> tuple[Route, list[str]]:
         raise ZeroDivisionError
 
-<<<<<<< HEAD
     store = ConfigStore({**decoders(), "services": broken})
-=======
-    monkeypatch.setitem(cache._DECODERS, "services", broken)
-    store = ConfigStore()
->>>>>>> 84a9098 (feat(sync): typed resources for all directories, encrypted fields, references to secrets)
     store.apply([put("services/1", {}, 2), put("routes/1", route("/a"), 2)], 2)
     assert set(store.rejected) == {"services/1"}
     assert uris(store, "1") == ("/a",)
