@@ -32,8 +32,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from config_sync.errors import SettingsError
-from config_sync.settings import Settings, load_settings
-from worker.listener import Listeners, close_listeners, open_missing, share_out
+from config_sync.settings import Address, Settings, load_settings
+from worker.listener import Listeners, check_nobody_listens, close_listeners, open_missing, share_out
 from worker.observability.logs import ErrorLog
 from worker.observability.systemd import notify
 from worker.scoreboard import Entry, Scoreboard
@@ -140,16 +140,19 @@ class Upcoming:
     workers: list[Child] = field(default_factory=list)
 
 
-def serve(settings: Settings, slot: int, child: Child, sockets: list[socket.socket], minimum_revision: int) -> int:
+def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, minimum_revision: int) -> int:
     """Be a worker: import what serves requests, and run it."""
     from worker.process import WorkerBoot, run_worker
 
+    control = settings.control_address()
+    sockets = [sock for address, sock in listeners if address != control]
+    api_sockets = [sock for address, sock in listeners if address == control]
     return run_worker(
-        WorkerBoot(settings, slot, child.generation, sockets, child.control, child.entry, minimum_revision)
+        WorkerBoot(settings, slot, child.generation, sockets, api_sockets, child.control, child.entry, minimum_revision)
     )
 
 
-WorkerMain = Callable[[Settings, int, Child, list[socket.socket], int], int]
+WorkerMain = Callable[[Settings, int, Child, Listeners, int], int]
 
 
 class Master:
@@ -187,8 +190,10 @@ class Master:
         pid_file.write()
         try:
             self._catch_signals()
+            addresses = all_addresses(settings, [])
             for _ in range(settings.worker_count()):
-                self.slots.append(Slot(open_missing([], settings.addresses(), settings.backlog)))
+                self.slots.append(Slot(open_missing([], addresses, settings.backlog)))
+            self._scoreboard.set_slots(len(self.slots))
             listening = ", ".join(settings.listen)
             log.info("propylon %s, %d workers, listening on %s", own_version(), len(self.slots), listening)
             self.generation = 1
@@ -287,7 +292,7 @@ class Master:
 
     def _fork(self, at: int, settings: Settings, listeners: Listeners) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        entry = self._scoreboard.allocate(self.generation)
+        entry = self._scoreboard.allocate(at, self.generation)
         minimum = max((child.entry.revision for child in self._everyone()), default=0)
         pid = os.fork()
         if pid == 0:
@@ -311,7 +316,7 @@ class Master:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             self._close_what_is_not_mine(listeners)
-            code = self._worker_main(settings, at, me, [sock for _, sock in listeners], minimum_revision)
+            code = self._worker_main(settings, at, me, listeners, minimum_revision)
         except BaseException:
             log.exception("worker %d has failed", at)
         finally:
@@ -456,13 +461,14 @@ class Master:
 
     def _bring_up(self, settings: Settings, count: int) -> None:
         """Fork a new generation of ``count`` workers beside the old one."""
-        addresses = settings.addresses()
-        shared = share_out([slot.listeners for slot in self.slots], count, addresses)
+        present = [slot.listeners for slot in self.slots]
+        addresses = all_addresses(settings, present)
+        shared = share_out(present, count, addresses)
         opened: list[Listeners] = []
         try:
-            for present in shared:
-                opened.append(open_missing(present, addresses, settings.backlog))
-                present += opened[-1]
+            for listeners in shared:
+                opened.append(open_missing(listeners, addresses, settings.backlog))
+                listeners += opened[-1]
         except SettingsError:
             for fresh in opened:
                 close_listeners(fresh)
@@ -488,6 +494,7 @@ class Master:
         for slot, listeners, worker in zip(self.slots, upcoming.listeners, upcoming.workers, strict=True):
             slot.listeners, slot.worker = listeners, worker
             slot.failures, slot.respawn_at = 0, None
+        self._scoreboard.set_slots(count)
         for slot in given_up:
             slot.listeners = []
         self._leaving += [slot for slot in given_up if slot.children()]
@@ -531,6 +538,23 @@ class Master:
         with contextlib.suppress(OSError):
             path.with_suffix(".tmp").write_text(json.dumps(result))
             path.with_suffix(".tmp").replace(path)
+
+
+def all_addresses(settings: Settings, present: Sequence[Listeners]) -> list[Address]:
+    """Return what is listened on, the control address last; that one must not be shared with another gateway.
+
+    Raises:
+        SettingsError: it is taken, by others than us.
+    """
+    control = settings.control_address()
+    if control is None:
+        return settings.addresses()
+    if not any(address == control for listeners in present for address, _ in listeners):
+        try:
+            check_nobody_listens(control)
+        except SettingsError as error:
+            raise SettingsError(f'control.listen: {error}; choose another, or "" for none') from error
+    return [*settings.addresses(), control]
 
 
 class PidFile:

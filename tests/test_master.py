@@ -40,11 +40,11 @@ def test_the_first_death_is_answered_at_once_and_later_ones_ever_later() -> None
 
 def test_scoreboard_entries_are_apart_and_used_again() -> None:
     board = Scoreboard(2)
-    one, two = board.allocate(1), board.allocate(1)
+    one, two = board.allocate(0, 1), board.allocate(1, 1)
     one.revision = 5
     two.heartbeat_ns = 1 << 62
     assert (one.revision, two.revision, one.heartbeat_ns) == (5, 0, 0)
     assert one.state == WorkerState.STARTING
     board.release(one)
-    again = board.allocate(2)
+    again = board.allocate(0, 2)
     assert (again.revision, again.generation) == (0, 2)

@@ -33,6 +33,20 @@ def open_listener(address: Address, backlog: int) -> socket.socket:
     return sock
 
 
+def check_nobody_listens(address: Address) -> None:
+    """See that an address is ours alone: with SO_REUSEPORT another gateway of this user would share it unnoticed.
+
+    Raises:
+        SettingsError: somebody listens there, or the address cannot be had.
+    """
+    with socket.socket(address.family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address.host, address.port))
+        except OSError as error:
+            raise SettingsError(f"cannot bind {address}: {error.strerror}") from error
+
+
 def open_missing(present: Listeners, addresses: Iterable[Address], backlog: int) -> Listeners:
     """Open those addresses that are not present; all or none.
 

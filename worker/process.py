@@ -23,6 +23,8 @@ from config_sync.cache import ConfigStore
 from config_sync.errors import SettingsError
 from config_sync.etcd.sync import EtcdProvider
 from config_sync.settings import Settings
+from worker.api.control import ControlServer
+from worker.api.record import Publisher
 from worker.context import WorkerContext
 from worker.http.http1_server import Http1Server
 from worker.observability.logs import ErrorLog
@@ -46,6 +48,7 @@ class WorkerBoot:
     slot: int
     generation: int
     sockets: list[socket.socket]  # listening, of its slot
+    api_sockets: list[socket.socket]  # listening, of its slot, for the control interface
     control: socket.socket  # to the master; a message a packet, its end means the master is gone
     entry: Entry
     minimum_revision: int  # not ready below it
@@ -99,6 +102,9 @@ class Worker:
         self._store = ConfigStore()
         self._context = WorkerContext(boot.settings, loop, self._store, boot.slot)
         self._provider = EtcdProvider(boot.settings.etcd, self._store, loop, self._progressed)
+        self._publisher = Publisher(boot.entry, self._store, self._provider.state)
+        self._api = ControlServer(boot.settings, self._store, boot.entry, loop)
+        self._api_task: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
         self._task: asyncio.Task[None] | None = None
         self._drain_until = 0.0
@@ -112,11 +118,15 @@ class Worker:
         self._boot.control.setblocking(False)
         loop.add_reader(self._boot.control.fileno(), self._control_received)
         self._beat()
+        if not any(entry.slot == self._boot.slot for entry in self._boot.entry.board.ready()):
+            # Nobody else answers on these sockets, and why the gateway is not ready is to be asked now.
+            self._serve_api()
         self._provider.start()
         try:
             loop.run_forever()
         finally:
             self._provider.stop()
+            self._api.close()
             self._context.close()
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
@@ -124,12 +134,22 @@ class Worker:
     # becoming ready
 
     def _progressed(self, revision: int) -> None:
-        self._boot.entry.revision = revision
+        self._publisher.publish()
         if self._boot.entry.state == WorkerState.STARTING and self._task is None:
             if revision >= self._boot.minimum_revision:
                 self._task = self._loop.create_task(self._accept())
             else:
                 log.info("waiting for revision %d, at %d", self._boot.minimum_revision, revision)
+
+    def _serve_api(self) -> None:
+        if self._api_task is None:
+            self._api_task = self._loop.create_task(self._listen_for_api())
+
+    async def _listen_for_api(self) -> None:
+        try:
+            await self._api.listen(self._boot.api_sockets)
+        except Exception:
+            log.exception("worker %d cannot serve the control interface", self._boot.slot)
 
     async def _accept(self) -> None:
         try:
@@ -148,6 +168,7 @@ class Worker:
                 lambda: Http1Server(context), sock=sock, backlog=boot.settings.backlog
             )
             self._servers.append(server)
+        self._serve_api()
         boot.entry.state = WorkerState.READY
         boot.control.send(READY)
         log.info("worker %d of generation %d is ready at revision %d", boot.slot, boot.generation, self._store.revision)
@@ -175,12 +196,13 @@ class Worker:
         self._boot.entry.state = WorkerState.DRAINING
         for server in self._servers:
             server.close()
+        self._api.drain()
         self._context.drain()
         self._drain_until = self._loop.time() + self._boot.settings.worker_shutdown_timeout
         self._loop.call_later(DRAIN_CHECK, self._check_drained, False)
 
     def _check_drained(self, was_idle: bool) -> None:
-        is_idle = self._context.is_idle()
+        is_idle = self._context.is_idle() and self._api.is_idle()
         if is_idle and was_idle:
             # Twice: the loop may have accepted a client that the context had not been told of yet.
             self._loop.stop()
@@ -205,4 +227,5 @@ class Worker:
         entry.connections = context.connections
         entry.requests = context.requests
         entry.accepted = context.accepted
+        self._publisher.publish()
         self._loop.call_later(HEARTBEAT, self._beat)

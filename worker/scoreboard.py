@@ -2,13 +2,29 @@
 
 It is mapped before the first fork, and the master gives every worker an entry for its life: while a reload drains,
 a slot has several workers. Every field is one aligned 64-bit word with one writer, so nobody locks.
+
+An entry also has a record: bytes that its worker publishes as a whole. There are two places for it. The writer fills
+the one that nobody is sent to and then moves ``sequence``, whose last bit tells which holds, so a writer that is
+stopped or killed half-way leaves the record before intact. A reader that was overtaken twice sees it by the sequence,
+or, on machines that reorder stores, by the checksum, and reads again.
 """
 
 import mmap
+import struct
+import time
 from enum import IntEnum
+from zlib import crc32
 
 MAX_ENTRIES = 4_096
-_FIELDS = ("pid", "generation", "state", "revision", "connections", "requests", "accepted", "heartbeat_ns")
+MAX_RECORD_BYTES = 4_088
+_FIELDS = ("pid", "generation", "state", "revision", "connections", "requests", "accepted", "heartbeat_ns", "slot")
+_SEQUENCE = len(_FIELDS)
+_ENTRY_WORDS = 16
+_HEADER_WORDS = 8
+_USED, _SLOTS, _CONFIRMED_NS = range(3)
+_RECORD_HEAD = struct.Struct("=II")  # length, CRC-32
+_RECORD_PLACE = _RECORD_HEAD.size + MAX_RECORD_BYTES
+_READS = 100  # a record is given up after so many tries; one suffices but for a reader that was overtaken
 
 
 class WorkerState(IntEnum):
@@ -33,13 +49,49 @@ def _field(at: int) -> property:
 class Entry:
     """One worker's line; ``heartbeat_ns`` is of the monotonic clock."""
 
-    __slots__ = ("base", "words")
+    __slots__ = ("_places", "base", "board", "number", "words")
 
-    def __init__(self, words: "memoryview[int]", base: int) -> None:
-        self.words = words
-        self.base = base
+    def __init__(self, board: "Scoreboard", number: int) -> None:
+        self.board = board
+        self.number = number
+        self.words = board.words
+        self.base = _HEADER_WORDS + number * _ENTRY_WORDS
+        self._places = board.records_at + number * 2 * _RECORD_PLACE
 
-    pid, generation, state, revision, connections, requests, accepted, heartbeat_ns = map(_field, range(8))
+    pid, generation, state, revision, connections, requests, accepted, heartbeat_ns, slot = map(
+        _field, range(len(_FIELDS))
+    )
+
+    def publish(self, record: bytes) -> None:
+        """Make a record visible to all processes, in place of the last; only for the entry's own worker.
+
+        Raises:
+            ValueError: it is longer than ``MAX_RECORD_BYTES``.
+        """
+        if len(record) > MAX_RECORD_BYTES:
+            raise ValueError(f"a record of {len(record)} bytes; {MAX_RECORD_BYTES} is the limit")
+        sequence = self.words[self.base + _SEQUENCE] + 1
+        start = self._place(sequence)
+        written = _RECORD_HEAD.pack(len(record), crc32(record)) + record
+        self.board.memory[start : start + len(written)] = written
+        self.words[self.base + _SEQUENCE] = sequence
+
+    def published(self) -> bytes:
+        """Return the last record, whole; empty when there is none."""
+        for _ in range(_READS):
+            sequence = self.words[self.base + _SEQUENCE]
+            if not sequence:
+                return b""
+            start = self._place(sequence)
+            place = bytes(self.board.memory[start : start + _RECORD_PLACE])
+            length, checksum = _RECORD_HEAD.unpack_from(place)
+            record = place[_RECORD_HEAD.size : _RECORD_HEAD.size + length]
+            if sequence == self.words[self.base + _SEQUENCE] and crc32(record) == checksum:
+                return record
+        return b""
+
+    def _place(self, sequence: int) -> int:
+        return self._places + (sequence & 1) * _RECORD_PLACE
 
     def __repr__(self) -> str:
         """Show pid, generation and state."""
@@ -50,19 +102,54 @@ class Scoreboard:
     """The entries of all workers."""
 
     def __init__(self, entries: int = MAX_ENTRIES) -> None:
-        self._memory = mmap.mmap(-1, entries * len(_FIELDS) * 8)
-        self._words: memoryview[int] = memoryview(self._memory).cast("q")
-        self._free = [at * len(_FIELDS) for at in reversed(range(entries))]
+        # Pages that nobody has written to cost nothing.
+        self.records_at = (_HEADER_WORDS + entries * _ENTRY_WORDS) * 8
+        self.memory = memoryview(mmap.mmap(-1, self.records_at + entries * 2 * _RECORD_PLACE))
+        self.words: memoryview[int] = self.memory[: self.records_at].cast("q")
+        self._free = list(reversed(range(entries)))
 
-    def allocate(self, generation: int) -> Entry:
+    # the master's part
+
+    def allocate(self, slot: int, generation: int) -> Entry:
         """Give an entry to a worker that is about to live."""
-        entry = Entry(self._words, self._free.pop())
-        for at in range(len(_FIELDS)):
-            self._words[entry.base + at] = 0
-        entry.generation, entry.state = generation, WorkerState.STARTING
+        entry = Entry(self, self._free.pop())
+        for at in range(_ENTRY_WORDS):
+            self.words[entry.base + at] = 0
+        entry.slot, entry.generation, entry.state = slot, generation, WorkerState.STARTING
+        self.words[_USED] = max(self.words[_USED], entry.number + 1)
         return entry
 
     def release(self, entry: Entry) -> None:
         """Take back the entry of a worker that is dead."""
         entry.state = WorkerState.EXITED
-        self._free.append(entry.base)
+        self._free.append(entry.number)
+
+    def set_slots(self, count: int) -> None:
+        """Tell how many slots there are."""
+        self.words[_SLOTS] = count
+
+    # everybody's part
+
+    @property
+    def slots(self) -> int:
+        """How many slots are to have a worker."""
+        return self.words[_SLOTS]
+
+    def living(self) -> list[Entry]:
+        """Return the entries of the workers there are, by slot and generation."""
+        entries = [Entry(self, number) for number in range(self.words[_USED])]
+        found = [entry for entry in entries if entry.state != WorkerState.EXITED]
+        return sorted(found, key=lambda entry: (entry.slot, entry.generation))
+
+    def ready(self) -> list[Entry]:
+        """Return the entries of the workers that accept clients."""
+        return [entry for entry in self.living() if entry.state == WorkerState.READY]
+
+    def confirm(self) -> None:
+        """Let every reload pass that a worker holds back now."""
+        self.words[_CONFIRMED_NS] = time.time_ns()
+
+    @property
+    def confirmed_at(self) -> float:
+        """When somebody has last confirmed, in epoch seconds; 0: never."""
+        return self.words[_CONFIRMED_NS] / 1e9

@@ -282,6 +282,7 @@ class Propylon(Side):
                 {
                     "worker_processes": self.setup.workers,
                     "listen": [f"127.0.0.1:{self.port}"],
+                    "control": {"listen": f"127.0.0.1:{free_port()}"},
                     "backlog": 4096,
                     "runtime_dir": str(self.directory),
                     "access_log": "off",

@@ -50,6 +50,7 @@ class Demo:
     etcd_url: str = ""
     is_etcd_embedded: bool = False
     upstream_port: int = UPSTREAM_PORT
+    control_address: str = ""
     master: subprocess.Popen[bytes] | None = None
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -128,6 +129,9 @@ def start_master(demo: Demo, stack: contextlib.ExitStack) -> None:
     port = demo.settings.addresses()[0].port
     if not is_port_free(port):
         raise DemoError(f"port {port} is taken; for example: PROPYLON_LISTEN=127.0.0.1:{free_port()} make run")
+    control = demo.settings.control_address()
+    if control is not None and "PROPYLON_CONTROL" not in demo.environ and not is_port_free(control.port):
+        demo.environ["PROPYLON_CONTROL"] = demo.control_address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, str(ROOT / "master.py"), "-c", str(CONFIGURATION)]
     demo.master = start_child(demo, stack, "master", command)
     wait_for_answer(demo, demo.gateway_address)
@@ -171,6 +175,7 @@ def welcome(demo: Demo) -> str:
     etcdctl = f"{os.path.relpath(Path(sys.executable).parent / 'etcdctl')} --endpoints={demo.etcd_url}"
     return f"""
   gateway        http://{address}   (master {demo.master.pid}, {demo.environ["PROPYLON_WORKERS"]} workers)
+  control        http://{demo.control_address}/v1/sync
   demo upstream  http://127.0.0.1:{demo.upstream_port}
   etcd           {demo.etcd_url}   ({whose})
 
@@ -195,7 +200,8 @@ def run() -> None:
         DemoError, EtcdError, SettingsError: the reason why it did not start or had to end.
     """
     environ = {"PROPYLON_WORKERS": str(WORKERS), **os.environ}
-    demo = Demo(load_settings(CONFIGURATION, environ), environ)
+    settings = load_settings(CONFIGURATION, environ)
+    demo = Demo(settings, environ, control_address=settings.control.listen)
     with contextlib.ExitStack() as stack:
         try:
             start_etcd(demo, stack)

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -107,10 +108,12 @@ class Gateway:
     def __init__(self, directory: Path, etcd_url: str, **settings: object) -> None:
         self.directory = directory
         self.port = free_port()
+        self.control_port = free_port()
         self.conf = directory / "config.yaml"
         self.settings: dict[str, object] = {
             "worker_processes": 2,
             "listen": [f"127.0.0.1:{self.port}"],
+            "control": {"listen": f"127.0.0.1:{self.control_port}"},
             "runtime_dir": str(directory / "run"),
             "error_log": "error.log",
             "etcd": {"host": [etcd_url], "resync_delay": 0.2},
@@ -177,6 +180,24 @@ class Gateway:
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as sock:
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             return read_response(sock)
+
+    def control(self, path: str, method: str = "GET", timeout: float = PATIENCE) -> tuple[int, Any]:
+        """Ask the control interface over a new connection; returns status and what was decoded of the body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=timeout)
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, json.load(answer)
+        finally:
+            connection.close()
+
+    def sync(self) -> dict[str, Any]:
+        """Return what all workers have applied; a worker that does not run may hold the question back for a second."""
+        for _ in range(20):
+            with contextlib.suppress(TimeoutError):
+                decoded: dict[str, Any] = self.control("/v1/sync", timeout=1.0)[1]
+                return decoded
+        raise AssertionError("no worker answers on the control address")
 
     def connection_to(self, pid: int) -> socket.socket:
         """Open a connection that a certain worker has accepted."""

@@ -1,0 +1,57 @@
+"""What a handler of the control interface is given, and what it may return."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request whose body has been skipped."""
+
+    method: str
+    path: str  # percent-decoded
+    query: str = ""
+    hosts: tuple[str, ...] = ()  # every Host field
+    origin: str = ""
+    version_11: bool = True
+    keep_alive: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete answer."""
+
+    status: int
+    body: bytes
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Portions:
+    """A body that is made while it is sent; each step of the iterator takes about a millisecond."""
+
+    status: int
+    pieces: Iterator[bytes]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An answer that something must happen for; ``poll(now)`` returns it in the end, ``now`` of the loop's clock."""
+
+    poll: Callable[[float], Answer | None]
+
+
+Outcome = Answer | Portions | Pending
+
+
+def json_answer(status: int, value: Any, *fields: tuple[str, str]) -> Answer:
+    """Answer with JSON."""
+    return Answer(status, msgspec.json.encode(value) + b"\n", fields)
+
+
+def failure(status: int, reason: str, *fields: tuple[str, str]) -> Answer:
+    """Answer with an error, in APISIX's form."""
+    return json_answer(status, {"error_msg": reason}, *fields)
