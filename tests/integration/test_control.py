@@ -13,6 +13,10 @@ import pytest
 from tests.fakes.processes import Etcd, Gateway, wait_until
 
 
+def route(uri: str) -> dict[str, Any]:
+    return {"uri": uri, "upstream": {"nodes": {"127.0.0.1:1": 1}}}
+
+
 def pid_of(gateway: Gateway, slot: int) -> int:
     return next(int(worker["pid"]) for worker in gateway.sync()["workers"] if worker["slot"] == slot)
 
@@ -28,7 +32,7 @@ def asked(gateway: Gateway, path: str) -> tuple[int, Any]:
 
 
 def test_every_worker_is_shown_whichever_answers(gateway: Gateway, etcd: Etcd) -> None:
-    revision = etcd.put("routes/2", {"uri": "/two", "upstream": {"nodes": {"127.0.0.1:1": 1}}})
+    revision = etcd.put("routes/2", route("/two"))
     assert gateway.control(f"/v1/sync/wait?revision={revision}")[0] == 200
     for _ in range(4):
         sync = gateway.sync()
@@ -48,7 +52,7 @@ def test_wait_names_the_worker_that_has_not(gateway: Gateway, etcd: Etcd) -> Non
     victim = pid_of(gateway, 1)
     os.kill(victim, signal.SIGSTOP)
     try:
-        revision = etcd.put("routes/2", {"uri": "/two"})
+        revision = etcd.put("routes/2", route("/two"))
         status, answer = asked(gateway, f"/v1/sync/wait?revision={revision}&timeout=0.3")
         assert status == 504
         assert [(worker["slot"], worker["pid"]) for worker in answer["missing"]] == [(1, victim)]
@@ -69,13 +73,13 @@ def test_wait_answers_when_the_revision_arrives(gateway: Gateway, etcd: Etcd) ->
     revision = 0
     while revision < ahead:
         assert not answers
-        revision = etcd.put("routes/2", {"uri": f"/{revision}"})
+        revision = etcd.put("routes/2", route(f"/{revision}"))
     waiting.join()
     assert answers == [(200, {"revision": ahead})]
 
 
 def test_a_rejected_value_is_listed_until_it_heals(gateway: Gateway, etcd: Etcd) -> None:
-    bad = etcd.put("routes/1", {"uri": "/*", "priority": "high"})
+    bad = etcd.put("routes/1", {**route("/*"), "priority": "high"})
     assert gateway.control(f"/v1/sync/wait?revision={bad}")[0] == 200
     status, errors = gateway.control("/v1/config/errors")
     assert (status, errors["total"]) == (200, 1)
@@ -85,7 +89,7 @@ def test_a_rejected_value_is_listed_until_it_heals(gateway: Gateway, etcd: Etcd)
     shown = gateway.control("/v1/config/routes/1")[1]
     assert (shown["valid"], shown["mod_revision"], shown["value"]["uri"]) == (False, bad, "/*")
     assert {worker["rejected"] for worker in gateway.sync()["workers"]} == {1}
-    good = etcd.put("routes/1", {"uri": "/new"})
+    good = etcd.put("routes/1", route("/new"))
     assert gateway.control(f"/v1/sync/wait?revision={good}")[0] == 200
     assert gateway.control("/v1/config/errors")[1]["items"] == []
     assert gateway.control("/v1/config/routes/1")[1]["valid"] is True
@@ -93,7 +97,7 @@ def test_a_rejected_value_is_listed_until_it_heals(gateway: Gateway, etcd: Etcd)
 
 def test_a_directory_is_dumped_without_its_secrets(gateway: Gateway, etcd: Etcd) -> None:
     etcd.put("upstreams/1", {"nodes": {"a.example:80": 1}, "tls": {"client_cert": "c", "client_key": "hidden-key"}})
-    revision = etcd.put("routes/2", {"uri": "/x", "plugins": {"basic-auth": {"password": "hidden-key"}}})
+    revision = etcd.put("routes/2", {**route("/x"), "plugins": {"basic-auth": {"password": "hidden-key"}}})
     assert gateway.control(f"/v1/sync/wait?revision={revision}")[0] == 200
     for path in ("/v1/config/routes", "/v1/config/upstreams", "/v1/routes", "/v1/upstreams", "/v1/upstream/1"):
         status, answer = gateway.control(path)
@@ -126,7 +130,7 @@ def test_an_answer_under_way_is_finished_by_a_worker_that_drains(gateway: Gatewa
         sock.sendall(b"GET /v1/sync/wait?revision=%d&timeout=20 HTTP/1.1\r\nHost: localhost\r\n\r\n" % ahead)
         assert gateway.command("-s", "reload").returncode == 0
         wait_until(lambda: len(gateway.workers() & before) == 1, "one of the old workers still answers")
-        etcd.put("routes/2", {"uri": "/two"})
+        etcd.put("routes/2", route("/two"))
         head = sock.recv(65536)
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     wait_until(lambda: not gateway.workers() & before, "the old generation has ended")

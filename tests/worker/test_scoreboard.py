@@ -1,0 +1,84 @@
+"""Entries, and records that are never seen half."""
+
+import os
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.scoreboard import MAX_RECORD_BYTES, Scoreboard, WorkerState
+
+
+@pytest.fixture
+def board() -> Scoreboard:
+    return Scoreboard(4)
+
+
+def test_living_entries_are_listed_by_slot(board: Scoreboard) -> None:
+    one, two, old = board.allocate(1, 2), board.allocate(0, 2), board.allocate(0, 1)
+    assert [(entry.slot, entry.generation) for entry in board.living()] == [(0, 1), (0, 2), (1, 2)]
+    two.state = WorkerState.READY
+    assert [entry.slot for entry in board.ready()] == [0]
+    for entry in (one, two, old):
+        board.release(entry)
+    assert board.living() == []
+
+
+def test_a_new_entry_has_no_record_of_the_one_before(board: Scoreboard) -> None:
+    entry = board.allocate(0, 1)
+    assert entry.published() == b""
+    entry.publish(b"first")
+    board.release(entry)
+    again = board.allocate(0, 2)
+    assert (again.number, again.published()) == (entry.number, b"")
+
+
+@given(st.lists(st.binary(max_size=MAX_RECORD_BYTES), min_size=1, max_size=5))
+def test_the_last_record_is_read_as_it_was_published(records: list[bytes]) -> None:
+    board = Scoreboard(2)
+    entry, neighbour = board.allocate(0, 1), board.allocate(1, 1)
+    neighbour.publish(b"neighbour")
+    for record in records:
+        entry.publish(record)
+        assert entry.published() == record
+    assert neighbour.published() == b"neighbour"
+
+
+def test_a_record_that_is_too_long_is_refused(board: Scoreboard) -> None:
+    entry = board.allocate(0, 1)
+    entry.publish(b"before")
+    with pytest.raises(ValueError, match="4088 is the limit"):
+        entry.publish(bytes(MAX_RECORD_BYTES + 1))
+    assert entry.published() == b"before"
+
+
+def test_no_reader_sees_half_a_record(board: Scoreboard) -> None:
+    entry = board.allocate(0, 1)
+    writer = os.fork()
+    if writer == 0:
+        try:
+            for at in range(1_000_000):
+                entry.publish(bytes([at % 251]) * (1 + at % MAX_RECORD_BYTES))
+        finally:
+            os._exit(0)
+    try:
+        seen: set[int] = set()
+        while len(seen) < 2_000:
+            record = entry.published()
+            assert len(set(record)) <= 1
+            seen.add(len(record))
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    assert len(set(entry.published())) == 1  # the writer has been killed at any moment
+
+
+def test_a_confirmation_is_seen_by_everybody(board: Scoreboard) -> None:
+    assert board.confirmed_at == 0
+    child = os.fork()
+    if child == 0:
+        board.confirm()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert board.confirmed_at > 1e9
