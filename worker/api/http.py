@@ -90,7 +90,7 @@ class ControlConnection(asyncio.Protocol):
         # of the request being received
         self._in_message = False
         self._in_head = False
-        self._received = 0  # bytes of it, or more
+        self._received = 0  # bytes of its head
         self._body_bytes = 0
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
@@ -157,20 +157,26 @@ class ControlConnection(asyncio.Protocol):
             return
         if self.state is State.IDLE:
             self._become(State.RECEIVING, RECEIVE_TIMEOUT)
-        self._received += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
             self._deaf = True  # no other protocol is spoken here; the request itself is answered
         except HttpParserError as error:
             self._unreadable(failure(400, f"no HTTP request: {error}"))
-        if self._in_head and self._received > MAX_HEAD_BYTES:
+        if self._is_head_too_long(data):
             self._unreadable(failure(431, f"the head has more than {MAX_HEAD_BYTES} bytes"))
         if len(self._queue) > MAX_QUEUE and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
         if self.state is State.RECEIVING:
             self._next()
+
+    def _is_head_too_long(self, data: bytes) -> bool:
+        """Tell whether a head that has not ended is too long already; ``data`` are the last bytes of it."""
+        if self._in_head:
+            before = data.rfind(b"\r\n\r\n") + 4  # of requests that came with it
+            self._received += len(data) - (before if before > 3 else 0)
+        return self._in_head and self._received > MAX_HEAD_BYTES
 
     def on_message_begin(self) -> None:
         """Start anew."""

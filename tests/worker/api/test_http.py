@@ -1,6 +1,8 @@
 """Connections to the control interface, over real sockets."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -261,7 +263,9 @@ def test_a_client_that_goes_away_is_not_waited_for() -> None:
         async with Server(lambda _: Pending(lambda _: None)).running() as server, server.client() as client:
             client.writer.write(get("/a"))
             await until(lambda: server.asked)
-            client.writer.transport.abort()
+            sock = client.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # as a reset
+            client.writer.close()
             await until(lambda: not server.connections)
 
     run(test())
@@ -289,7 +293,7 @@ def test_portions_are_chunks_and_for_http_10_the_connection_ends_them() -> None:
 
 def test_no_more_is_made_than_the_client_takes() -> None:
     made = []
-    total = 200
+    total = 50
 
     def pieces() -> Iterator[bytes]:
         for at in range(total):
@@ -334,8 +338,7 @@ def test_an_answer_that_breaks_off_is_seen_to() -> None:
     async def test() -> None:
         async with Server(lambda _: Portions(200, pieces())).running() as server, server.client() as client:
             client.writer.write(get("/a"))
-            with pytest.raises(ConnectionResetError):
-                await client.rest()
+            assert (await client.rest()).endswith(b"3\r\none\r\n")
 
     run(test())
 
