@@ -32,10 +32,8 @@ class ConfigHandlers:
 
     def directories(self, _: Request) -> Outcome:
         """Show how much there is of everything."""
-        found = {name: {"count": len(cache.items), "invalid": 0} for name, cache in self._store.caches.items()}
-        for key in self._store.rejected:
-            found[key.partition("/")[0]]["invalid"] += 1
-        return json_answer(200, {**self._who(), "directories": found})
+        counts = {name: len(cache.items) for name, cache in self._store.caches.items()}
+        return json_answer(200, {**self._who(), "directories": counts, "rejected": len(self._store.rejected)})
 
     def below(self, request: Request) -> Outcome:
         """Show a directory, or one item of it."""
@@ -103,7 +101,7 @@ class ConfigHandlers:
 
         def handle(_: Request) -> Outcome:
             items = list(self._store.caches[directory].items.values())
-            texts = (_encode(self._dumped(directory, item)) for item in items if good_of(item) is not None)
+            texts = (_encode(self._dumped(directory, item)) if good_of(item) is not None else b"" for item in items)
             return Portions(200, json_portions(b"[", texts, b"]\n", self._clock))
 
         return handle
@@ -190,12 +188,13 @@ def _is_address(host: object) -> bool:
 
 
 def json_portions(head: bytes, texts: Iterable[bytes], tail: bytes, clock: Callable[[], float]) -> Iterator[bytes]:
-    """Write a JSON array in portions: each step ends when it has taken ``PORTION_SECONDS``."""
+    """Write a JSON array in portions of ``PORTION_SECONDS`` of work each; empty texts are left out."""
     portion, separator = [head], b""
     until = clock() + PORTION_SECONDS
     for text in texts:
-        portion += (separator, text)
-        separator = b",\n"
+        if text:
+            portion += (separator, text)
+            separator = b",\n"
         if clock() >= until:
             yield b"".join(portion)
             portion.clear()
