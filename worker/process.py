@@ -35,6 +35,7 @@ log = logging.getLogger("propylon.worker")
 EXIT_SETTINGS = 78  # EX_CONFIG: starting again with the same settings is of no use
 HEARTBEAT = 1.0  # seconds
 DRAIN_CHECK = 0.05  # seconds
+CATCH_UP_CHECK = 0.01  # seconds
 READY = b"ready"
 DRAIN = b"drain"
 MAX_MESSAGE_BYTES = 4_096
@@ -107,6 +108,7 @@ class Worker:
         self._api_task: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
         self._task: asyncio.Task[None] | None = None
+        self._accepts = False
         self._drain_until = 0.0
 
     def run(self) -> None:
@@ -162,6 +164,10 @@ class Worker:
         boot = self._boot
         context = self._context
         context.start()
+        # First seen by those who wait for a revision, then caught up with what they have been told, then accepting.
+        boot.entry.state = WorkerState.READY
+        while self._store.revision < boot.entry.board.owed():  # noqa: ASYNC110 - other processes write it
+            await asyncio.sleep(CATCH_UP_CHECK)
         for sock in boot.sockets:
             # The loop calls listen() again, so it must be given the real backlog.
             server = await self._loop.create_server(
@@ -169,7 +175,7 @@ class Worker:
             )
             self._servers.append(server)
         self._serve_api()
-        boot.entry.state = WorkerState.READY
+        self._accepts = True
         boot.control.send(READY)
         log.info("worker %d of generation %d is ready at revision %d", boot.slot, boot.generation, self._store.revision)
 
@@ -190,7 +196,7 @@ class Worker:
 
     def drain(self) -> None:
         """Accept nobody any more, finish what is under way, and stop the loop."""
-        if self._boot.entry.state != WorkerState.READY:
+        if not self._accepts or self._boot.entry.state != WorkerState.READY:
             self._loop.stop()
             return
         self._boot.entry.state = WorkerState.DRAINING

@@ -21,7 +21,7 @@ _FIELDS = ("pid", "generation", "state", "revision", "connections", "requests", 
 _SEQUENCE = len(_FIELDS)
 _ENTRY_WORDS = 16
 _HEADER_WORDS = 8
-_USED, _SLOTS, _CONFIRMED_NS = range(3)
+_USED, _SLOTS, _CONFIRMED_NS, _PROMISED = range(4)
 _RECORD_HEAD = struct.Struct("=II")  # length, CRC-32
 _RECORD_PLACE = _RECORD_HEAD.size + MAX_RECORD_BYTES
 _READS = 100  # a record is given up after so many tries; one suffices but for a reader that was overtaken
@@ -144,6 +144,18 @@ class Scoreboard:
     def ready(self) -> list[Entry]:
         """Return the entries of the workers that accept clients."""
         return [entry for entry in self.living() if entry.state == WorkerState.READY]
+
+    def promise(self, revision: int) -> None:
+        """Note that somebody is told that every worker which accepts has this revision."""
+        self.words[_PROMISED] = max(self.words[_PROMISED], revision)
+
+    def owed(self) -> int:
+        """Return the revision below which a worker must not begin to accept, or it would break a promise.
+
+        No more than what others have: a store that was restored from a backup counts from a lower revision again.
+        """
+        highest = max((entry.revision for entry in self.ready()), default=0)
+        return min(self.words[_PROMISED], highest)
 
     def confirm(self) -> None:
         """Let every reload pass that a worker holds back now."""

@@ -74,6 +74,20 @@ def test_no_reader_sees_half_a_record(board: Scoreboard) -> None:
     assert len(set(entry.published())) == 1  # the writer has been killed at any moment
 
 
+def test_a_promise_binds_as_far_as_others_keep_it(board: Scoreboard) -> None:
+    one, two = board.allocate(0, 1), board.allocate(1, 1)
+    one.state, one.revision = WorkerState.READY, 9
+    assert board.owed() == 0
+    board.promise(7)
+    board.promise(5)
+    assert board.owed() == 7
+    one.revision = 3  # the store was restored
+    assert board.owed() == 3
+    two.revision = 100
+    board.release(one)
+    assert board.owed() == 0
+
+
 def test_a_confirmation_is_seen_by_everybody(board: Scoreboard) -> None:
     assert board.confirmed_at == 0
     child = os.fork()

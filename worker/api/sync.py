@@ -51,10 +51,13 @@ class SyncHandlers:
         until = self._now() + timeout
 
         def poll(now: float) -> Answer | None:
-            ready = self._board.ready()
-            missing = [entry for entry in ready if entry.revision < revision]
+            ready, missing = self._those_without(revision)
             if ready and not missing:
-                return json_answer(200, {"revision": min(entry.revision for entry in ready)})
+                self._board.promise(revision)
+                # Again: one may have begun to accept before it could see the promise.
+                ready, missing = self._those_without(revision)
+                if ready and not missing:
+                    return json_answer(200, {"revision": min(entry.revision for entry in ready)})
             if now < until:
                 return None
             reason = f"revision {revision} has not been applied by all workers within {timeout:g} s"
@@ -62,6 +65,10 @@ class SyncHandlers:
             return json_answer(504, {"error_msg": reason, "revision": revision, "missing": late})
 
         return Pending(poll)
+
+    def _those_without(self, revision: int) -> tuple[list[Entry], list[Entry]]:
+        ready = self._board.ready()
+        return ready, [entry for entry in ready if entry.revision < revision]
 
     def confirm(self, _: Request) -> Outcome:
         """Let the reloads pass that the guard holds back."""

@@ -123,6 +123,25 @@ def test_wait_names_those_that_have_not(node: Node) -> None:
     }
 
 
+def test_what_a_wait_has_told_binds_workers_that_begin(node: Node) -> None:
+    node.worker(0, 7)
+    assert read(node.wait(6).poll(100.0))[0] == 200
+    assert node.board.owed() == 6
+    assert node.wait(8).poll(100.0) is None
+    assert node.board.owed() == 6
+
+
+def test_wait_sees_a_worker_that_begins_meanwhile(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.worker(0, 7)
+    begins = node.worker(1, 6, state=WorkerState.STARTING)
+    waiting = node.wait(7)
+    # It asks what it owes just before the promise is written, and finds nothing.
+    monkeypatch.setattr(Scoreboard, "promise", lambda *_: setattr(begins, "state", WorkerState.READY))
+    assert waiting.poll(100.0) is None
+    begins.revision = 7
+    assert read(waiting.poll(100.1))[0] == 200
+
+
 def test_wait_is_not_satisfied_by_nobody(node: Node) -> None:
     node.worker(0, 7, state=WorkerState.STARTING)
     status, answer = read(node.wait(1, 0).poll(100.0))
