@@ -298,10 +298,18 @@ class Master:
         if pid == 0:
             ours.close()
             child = Child(os.getpid(), self.generation, theirs, entry, time.monotonic())
-            self._become_worker(at, settings, child, listeners, minimum)
+            mine = listeners + self._control_listeners(settings, listeners)
+            self._become_worker(at, settings, child, mine, minimum)
         theirs.close()
         entry.pid = pid
         return Child(pid, self.generation, ours, entry, time.monotonic())
+
+    def _control_listeners(self, settings: Settings, own: Listeners) -> Listeners:
+        """Return the control sockets of the other slots: when a worker hangs, the others answer in its place."""
+        upcoming = self._upcoming
+        slots = upcoming.listeners if upcoming is not None else [slot.listeners for slot in self.slots]
+        control = settings.control_address()
+        return [listener for slot in slots for listener in slot if listener[0] == control and listener not in own]
 
     def _become_worker(
         self, at: int, settings: Settings, me: Child, listeners: Listeners, minimum_revision: int

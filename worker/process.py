@@ -49,7 +49,7 @@ class WorkerBoot:
     slot: int
     generation: int
     sockets: list[socket.socket]  # listening, of its slot
-    api_sockets: list[socket.socket]  # listening, of its slot, for the control interface
+    api_sockets: list[socket.socket]  # listening, of all slots, for the control interface
     control: socket.socket  # to the master; a message a packet, its end means the master is gone
     entry: Entry
     minimum_revision: int  # not ready below it

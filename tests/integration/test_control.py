@@ -21,16 +21,6 @@ def pid_of(gateway: Gateway, slot: int) -> int:
     return next(int(worker["pid"]) for worker in gateway.sync()["workers"] if worker["slot"] == slot)
 
 
-def asked(gateway: Gateway, path: str) -> tuple[int, Any]:
-    """Ask again when a worker that is stopped has got the question."""
-    for _ in range(20):
-        try:
-            return gateway.control(path, timeout=2.0)
-        except TimeoutError:
-            continue
-    raise AssertionError(f"nobody answers {path}")
-
-
 def test_every_worker_is_shown_whichever_answers(gateway: Gateway, etcd: Etcd) -> None:
     revision = etcd.put("routes/2", route("/two"))
     assert gateway.control(f"/v1/sync/wait?revision={revision}")[0] == 200
@@ -53,10 +43,11 @@ def test_wait_names_the_worker_that_has_not(gateway: Gateway, etcd: Etcd) -> Non
     os.kill(victim, signal.SIGSTOP)
     try:
         revision = etcd.put("routes/2", route("/two"))
-        status, answer = asked(gateway, f"/v1/sync/wait?revision={revision}&timeout=0.3")
-        assert status == 504
-        assert [(worker["slot"], worker["pid"]) for worker in answer["missing"]] == [(1, victim)]
-        assert answer["missing"][0]["revision"] < revision
+        for _ in range(8):  # whichever socket the connection waits on, the one that runs answers
+            status, answer = gateway.control(f"/v1/sync/wait?revision={revision}&timeout=0.1")
+            assert status == 504
+            assert [(worker["slot"], worker["pid"]) for worker in answer["missing"]] == [(1, victim)]
+            assert answer["missing"][0]["revision"] < revision
     finally:
         os.kill(victim, signal.SIGCONT)
     assert gateway.control(f"/v1/sync/wait?revision={revision}&timeout=20") == (200, {"revision": revision})
@@ -107,6 +98,15 @@ def test_a_directory_is_dumped_without_its_secrets(gateway: Gateway, etcd: Etcd)
     assert dumped["key"] == "/apisix/upstreams/1"
     assert dumped["has_domain"] is True
     assert dumped["value"]["nodes"][0]["host"] == "a.example"
+
+
+def test_a_worker_that_dies_comes_back_with_what_a_wait_has_told(gateway: Gateway, etcd: Etcd) -> None:
+    for at in range(3):
+        os.kill(pid_of(gateway, at % 2), signal.SIGKILL)
+        revision = etcd.put("routes/2", route(f"/{at}"))
+        assert gateway.control(f"/v1/sync/wait?revision={revision}&timeout=20")[0] == 200
+        wait_until(lambda: gateway.control("/status/ready")[0] == 200, "both are ready")
+        assert min(worker["revision"] for worker in gateway.sync()["workers"]) >= revision
 
 
 def test_control_survives_a_reload(gateway: Gateway) -> None:

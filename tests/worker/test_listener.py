@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Address
-from worker.listener import Listeners, close_listeners, open_missing, share_out
+from worker.listener import Listeners, check_nobody_listens, close_listeners, open_missing, share_out
 
 A, B = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
 
@@ -54,3 +54,12 @@ def test_all_or_none_are_opened(sock: socket.socket) -> None:
     opened = open_missing([(taken, sock)], [Address("127.0.0.1", 0), taken], 16)
     assert [address.port for address, _ in opened] == [0]
     close_listeners(opened)
+
+
+def test_an_address_that_another_gateway_shares_is_noticed() -> None:
+    other = open_missing([], [Address("127.0.0.1", 0)], 5)
+    taken = Address("127.0.0.1", other[0][1].getsockname()[1])
+    with pytest.raises(SettingsError, match="Address already in use"):
+        check_nobody_listens(taken)
+    close_listeners(other)
+    check_nobody_listens(taken)
