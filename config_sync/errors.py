@@ -3,6 +3,7 @@
 - ConfigError
     - SettingsError: the start-up settings
     - InvalidResource: one value in the store
+    - StandaloneError: a standalone file
     - StoreError: talking to the store
 """
 
@@ -23,6 +24,16 @@ class InvalidResource(ConfigError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class StandaloneError(ConfigError):
+    """A standalone file is not usable; nothing of it is used."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        """Say what is wrong and in which line, counted from 1; 0 when that is not known."""
+        super().__init__(f"line {line}: {reason}" if line else reason)
+        self.reason = reason
+        self.line = line
 
 
 class StoreError(ConfigError):

@@ -1,8 +1,7 @@
 """The settings a process is started with: ``conf/config.yaml``, checked in full before anything happens.
 
-The file is parsed as YAML; ``${{VAR}}`` and ``${{VAR:=default}}`` in a value are then replaced from the
-environment, and the result is read as a YAML scalar again, so that a number stays a number and nothing in a
-variable can change the structure of the file. An unknown key is refused with its path.
+The file is parsed as YAML; placeholders are then replaced from the environment (``environment``). An unknown key
+is refused with its path.
 """
 
 import json
@@ -16,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import yaml
 
+from config_sync.environment import VariableError, substituted
 from config_sync.errors import SettingsError
 
-_PLACEHOLDER = re.compile(r"\$\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?::=(.*?))?\}\}")
 _SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 ETCD_HOST_VARIABLE = "APISIX_DEPLOYMENT_ETCD_HOST"
@@ -228,7 +227,10 @@ def load_settings(path: str | Path, environment: Mapping[str, str] = os.environ)
 
 def read_settings(tree: dict[str, Any], environment: Mapping[str, str]) -> Settings:
     """Make settings of a parsed file; raises SettingsError with the key."""
-    tree = _substituted(tree, environment, "")
+    try:
+        tree = substituted(tree, environment)
+    except VariableError as error:
+        raise SettingsError(str(error)) from error
     _normalise(tree, environment)
     try:
         settings = msgspec.convert(tree, Settings)
@@ -238,29 +240,6 @@ def read_settings(tree: dict[str, Any], environment: Mapping[str, str]) -> Setti
         raise SettingsError(f"{key}: {reason}" if reason else str(error)) from error
     _check(settings)
     return settings
-
-
-def _substituted(value: Any, environment: Mapping[str, str], place: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _substituted(inner, environment, f"{place}.{key}") for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_substituted(inner, environment, f"{place}[{at}]") for at, inner in enumerate(value)]
-    if not isinstance(value, str) or "${{" not in value:
-        return value
-
-    def replace(found: re.Match[str]) -> str:
-        name, default = found[1], found[2]
-        text = environment.get(name, default)
-        if text is None:
-            raise SettingsError(f"{place.lstrip('.')}: the environment has no {name}; set it or write a default")
-        return text
-
-    text = _PLACEHOLDER.sub(replace, value)
-    try:
-        scalar = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return scalar if isinstance(scalar, int | float | bool) else text
 
 
 def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
