@@ -1,0 +1,23 @@
+"""Which provider the settings ask for."""
+
+import asyncio
+from collections.abc import Callable
+
+from config_sync.cache import ConfigStore
+from config_sync.etcd.sync import EtcdProvider
+from config_sync.file import FileProvider
+from config_sync.provider import Provider
+from config_sync.settings import Settings
+
+
+def open_provider(
+    settings: Settings, store: ConfigStore, loop: asyncio.AbstractEventLoop, on_progress: Callable[[int], None]
+) -> Provider:
+    """Make the provider that ``config_provider`` names; it is still to be started.
+
+    Raises:
+        SettingsError: its settings are of no use.
+    """
+    if settings.config_provider == "yaml":
+        return FileProvider(settings.yaml, store, loop, on_progress)
+    return EtcdProvider(settings.etcd, store, loop, on_progress)
