@@ -21,6 +21,7 @@ from config_sync.cache import ConfigStore, Entry, Incoming
 from config_sync.file_watch import FileRead, FileRefused, FileWatch, Message, PageRead, ReadingBegan
 from config_sync.provider import ProviderState
 from config_sync.settings import YamlSettings
+from config_sync.status import Held
 from config_sync.steps import Stepper
 
 log = logging.getLogger("propylon.sync")
@@ -118,12 +119,13 @@ class FileProvider:
 
     def _completed(self, message: FileRead) -> None:
         incoming, self._incoming = self._incoming, None
-        if incoming is None or not (incoming.is_done or self._store.held):
-            self._refused(FileRefused("could not be taken over after a fault in the gateway; see the error log"))
-        elif not incoming.is_done:
-            self._held()
-        else:
+        held = self._store.held
+        if incoming is not None and incoming.is_done:
             self._taken(message, incoming.differences)
+        elif incoming is not None and held is not None:
+            self._held_back(held)
+        else:
+            self._refused(FileRefused("could not be taken over after a fault in the gateway; see the error log"))
 
     def _taken(self, message: FileRead, differences: int) -> None:
         for warning in message.warnings:
@@ -137,9 +139,7 @@ class FileProvider:
         self._last_error = ""
         self._on_progress(message.revision)
 
-    def _held(self) -> None:
-        held = self._store.held
-        assert held is not None
+    def _held_back(self, held: Held) -> None:
         self._stage = Stage.HELD
         self._report(f"would remove {held.removes} of {held.of} routes at once: held back until it is confirmed")
         took = self._loop.time() - self._began_at
@@ -152,7 +152,7 @@ class FileProvider:
         self._report(f"{message.reason}; {kept}")
 
     def _report(self, text: str) -> None:
-        error = f"{self._path}: {text}"
+        error = text if text.startswith(self._path) else f"{self._path}: {text}"
         if error != self._last_error:
             log.error("%s", error)
         self._last_error = error
