@@ -1,8 +1,8 @@
 """How a changed key reaches a worker.
 
 ``settings`` is what the process was started with; everything else here is about what changes while it runs.
-A provider (``provider``; ``etcd.sync`` is one) delivers the events of whole revisions to the ``ConfigStore``
-(``cache``), which decodes them with ``schema``, keeps the last good value of each key, and tells its listeners
-once everything of the revision is in place. ``etcd.watch`` decides what to ask etcd, and when; it is the file
-to read first.
+A provider (``provider``; ``etcd.sync`` and ``file``, between which ``providers`` chooses) delivers snapshots and
+the events of whole revisions to the ``ConfigStore`` (``cache``), which decodes them with ``schema``, keeps the last
+good value of each key, and tells its listeners once everything of the revision is in place. ``etcd.watch`` decides
+what to ask etcd, and when; it is the file to read first.
 """

@@ -12,6 +12,7 @@ What may block is done by a thread (``file_watch``), what would hold the interpr
 """
 
 import asyncio
+import contextlib
 import enum
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +85,7 @@ class FileProvider:
     # what the thread tells; each in its turn, since the store may still be busy with what came before
 
     def _deliver(self, message: Message) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self._received, message)
 
     def _received(self, message: Message) -> None:

@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 import msgspec
 
-from config_sync.cache import Entry
 from config_sync.errors import StandaloneError
 from config_sync.file_trace import Stamp
+from config_sync.records import Entry
 from config_sync.standalone import resources
 
 _PAGE_BYTES = 65_536

@@ -24,9 +24,9 @@ from typing import BinaryIO, NamedTuple
 
 from inotify_simple import INotify, flags
 
-from config_sync.cache import Entry
 from config_sync.file_reader import Done, Fault, Page, read_frames
 from config_sync.file_trace import Trace, trace
+from config_sync.records import Entry
 
 log = logging.getLogger("propylon.sync")
 
@@ -83,7 +83,7 @@ class FileWatch:
         self._thread = threading.Thread(target=self._run, name="file-watch", daemon=True)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_open = threading.Lock()  # held while ``_wake`` is written or closed, never for long
-        self._room = threading.BoundedSemaphore(_MAX_PAGES)
+        self._room = threading.Semaphore(_MAX_PAGES)
         self._reader: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self._again = False
@@ -100,6 +100,7 @@ class FileWatch:
         reader = self._reader
         if reader is not None:
             reader.kill()
+        self._room.release()
         self._rouse()
 
     def read_again(self) -> None:
@@ -116,28 +117,29 @@ class FileWatch:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        try:
-            self._open_inotify()
-            self._follow()
-        except Exception:
-            log.exception("%s is not watched any more", self._path)
-            self._send(FileRefused("is not watched any more after a fault in the gateway; see the error log"))
-        finally:
-            if self._inotify is not None:
-                self._inotify.close()
-            with self._is_open:
-                os.close(self._wake)
-                self._wake = -1
-
-    def _follow(self) -> None:
+        self._open_inotify()
         seen: Trace | None = None
         while not self._stopped:
-            if self._again:
-                self._again, seen = False, None
-            found = self._look()
-            if found != seen and self._is_settled(found):
-                seen = found if self._take(found) else None
+            try:
+                seen = self._follow(seen)
+            except Exception:  # to stop watching would be worse
+                log.exception("%s could not be watched", self._path)
+                self._send(FileRefused("could not be watched after a fault in the gateway; tried again"))
             self._wait(POLL_SECONDS)
+        if self._inotify is not None:
+            self._inotify.close()
+        with self._is_open:
+            os.close(self._wake)
+            self._wake = -1
+
+    def _follow(self, seen: Trace | None) -> Trace | None:
+        """See what the path leads to, and have it read if that is new; returns what needs no reading any more."""
+        if self._again:
+            self._again, seen = False, None
+        found = self._look()
+        if not self._is_settled(found) or found == seen:
+            return seen
+        return found if self._take(found) else None
 
     def _rouse(self) -> None:
         with self._is_open:
@@ -179,7 +181,10 @@ class FileWatch:
         return is_new
 
     def _is_settled(self, found: Trace) -> bool:
-        """Tell whether nothing changes for a moment; if something does, look again soon."""
+        """Tell whether nothing changes for a moment; if something does, look again soon.
+
+        A busy directory, in which other files come and go, is so looked at no more than fifty times a second.
+        """
         self._wait(_SETTLE_SECONDS, for_stop_only=True)
         if self._look() == found:
             return not self._stopped
@@ -236,9 +241,9 @@ class FileWatch:
         for frame in read_frames(stream):
             if not isinstance(frame, Page):
                 return frame
-            while not self._room.acquire(timeout=POLL_SECONDS):
-                if self._stopped:
-                    raise EOFError
+            self._room.acquire()
+            if self._stopped:
+                break
             self._send(PageRead(frame.entries))
         raise EOFError
 
@@ -248,5 +253,6 @@ class FileWatch:
             [sys.executable, "-m", "config_sync.file_reader", self._path],
             stdin=subprocess.DEVNULL,
             stdout=output,
+            process_group=0,  # Ctrl-C is for the master
             env={**os.environ, "PYTHONPATH": search},
         )

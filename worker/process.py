@@ -21,7 +21,7 @@ import uvloop
 
 from config_sync.cache import ConfigStore
 from config_sync.errors import SettingsError
-from config_sync.etcd.sync import EtcdProvider
+from config_sync.providers import open_provider
 from config_sync.settings import Settings
 from worker.api.control import ControlServer
 from worker.api.record import Publisher
@@ -102,7 +102,7 @@ class Worker:
         self._error_log = error_log
         self._store = ConfigStore()
         self._context = WorkerContext(boot.settings, loop, self._store, boot.slot)
-        self._provider = EtcdProvider(boot.settings.etcd, self._store, loop, self._progressed)
+        self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
         self._publisher = Publisher(boot.entry, self._store, self._provider.state)
         self._api = ControlServer(boot.settings, self._store, boot.entry, loop)
         self._api_task: asyncio.Task[None] | None = None

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from config_sync.guard import Guard
 
 from config_sync import file_watch
 from config_sync.cache import Change, ConfigStore
 from config_sync.file import FileProvider
 from config_sync.file_watch import FileWatch
+from config_sync.guard import Guard
 from config_sync.settings import GuardSettings, YamlSettings
 from tests.config_sync.test_file_trace import config_map
 from tests.fakes.processes import PATIENCE
