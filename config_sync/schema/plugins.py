@@ -12,7 +12,7 @@ import msgspec
 from config_sync import sensitive
 from config_sync.encryption import Keyring
 from config_sync.errors import InvalidResource
-from config_sync.schema.decoding import Context, Kind, fault_of, parsed, relaxed
+from config_sync.schema.decoding import Context, Kind, Lenient, parsed
 from config_sync.schema.expressions import check_expression
 from config_sync.schema.fields import (
     NOTHING,
@@ -78,7 +78,7 @@ class PluginMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pre_function: str | None = None
 
 
-_META = msgspec.inspect.type_info(PluginMeta)
+_META = Lenient(PluginMeta)
 
 
 class ListedPlugin(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -120,12 +120,8 @@ def _check_meta(config: dict[str, Any], path: str, context: Context) -> None:
     meta = config["_meta"]
     if is_disabled(config):
         return  # nothing of it is used
-    try:
-        config["_meta"] = meta = relaxed(meta, _META, path, context.warnings)
-        checked = msgspec.convert(meta, PluginMeta)
-    except msgspec.ValidationError as error:
-        fault = fault_of(error, _META)
-        raise InvalidResource(f"{path}{fault.path[1:]}", fault.reason) from error
+    config["_meta"] = relaxed = _META.relaxed(meta, path, context.warnings)
+    checked = _META.typed(relaxed, path)
     refuse_lua(checked.pre_function, f"{path}.pre_function")
     check_expression(checked.filter, f"{path}.filter")
 
@@ -173,7 +169,7 @@ def decode_plugin_metadata(id_: str, raw: bytes, keyring: Keyring | None = None)
     return PluginMetadata(id_, value or NOTHING), []
 
 
-_LIST = msgspec.inspect.type_info(tuple[ListedPlugin, ...])
+_LIST: Lenient[tuple[ListedPlugin, ...]] = Lenient(tuple[ListedPlugin, ...])
 
 
 def decode_plugin_list(
@@ -181,7 +177,4 @@ def decode_plugin_list(
 ) -> tuple[tuple[ListedPlugin, ...], list[str]]:
     """Decode the value of the key ``plugins``; see ``Kind.decode``."""
     warnings: list[str] = []
-    try:
-        return msgspec.convert(relaxed(parsed(raw), _LIST, "$", warnings), tuple[ListedPlugin, ...]), warnings
-    except msgspec.ValidationError as error:
-        raise fault_of(error, _LIST) from error
+    return _LIST.typed(_LIST.relaxed(parsed(raw), "$", warnings), "$"), warnings
