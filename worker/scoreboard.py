@@ -159,9 +159,9 @@ class Scoreboard:
 
     def confirm(self) -> None:
         """Let every reload pass that a worker holds back now."""
-        self.words[_CONFIRMED_NS] = time.time_ns()
+        self.words[_CONFIRMED_NS] = time.monotonic_ns()
 
     @property
     def confirmed_at(self) -> float:
-        """When somebody has last confirmed, in epoch seconds; 0: never."""
+        """When somebody has last confirmed, in seconds of the monotonic clock; 0: never."""
         return self.words[_CONFIRMED_NS] / 1e9

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from config_sync.cache import ConfigStore, Item
-from worker.api.masking import masked
+from config_sync.cache import ConfigStore, Item, Rejected, key_of
+from config_sync.masking import masked
 from worker.api.messages import Outcome, Portions, Request, failure, json_answer
 from worker.scoreboard import Entry, WorkerState
 
@@ -71,22 +71,21 @@ class ConfigHandlers:
             "create_revision": item.create_revision,
             "version": item.version,
             "valid": fault is None,
-            "value": masked(directory, _decoded(good_of(item))),
+            "value": masked(directory, _decoded(item.good)),
         }
         if fault is not None:
             shown["error"] = {"path": fault.path, "reason": fault.reason, "revision": fault.revision}
         return shown
 
-    def _shown_fault(self, fault: Any) -> dict[str, Any]:
+    def _shown_fault(self, fault: Rejected) -> dict[str, Any]:
         directory, _, id_ = fault.key.partition("/")
         item = self._store.caches[directory].items.get(id_)
-        good = good_of(item) if item is not None else None
         return {
             "key": fault.key,
             "path": fault.path,
             "reason": fault.reason,
             "revision": fault.revision,
-            "serves_last_good": good is not None,
+            "serves_last_good": item is not None and item.good is not None,
         }
 
     def _list(self, about: dict[str, Any], items: list[Any], show: Callable[[Any], Any]) -> Portions:
@@ -101,7 +100,7 @@ class ConfigHandlers:
 
         def handle(_: Request) -> Outcome:
             items = list(self._store.caches[directory].items.values())
-            texts = (_encode(self._dumped(directory, item)) if good_of(item) is not None else b"" for item in items)
+            texts = (_encode(self._dumped(directory, item)) if item.good is not None else b"" for item in items)
             return Portions(200, json_portions(b"[", texts, b"]\n", self._clock))
 
         return handle
@@ -112,7 +111,7 @@ class ConfigHandlers:
         def handle(request: Request) -> Outcome:
             id_ = request.path.removeprefix(path)
             item = self._store.caches[directory].items.get(id_)
-            if item is None or good_of(item) is None:
+            if item is None or item.good is None:
                 return failure(404, f"{name}[{id_}] not found")
             return json_answer(200, self._dumped(directory, item))
 
@@ -132,26 +131,10 @@ class ConfigHandlers:
         }
 
     def _normalised(self, directory: str, item: Item) -> Any:
-        value = value_of(self._store, directory, item)
-        if isinstance(value, bytes):
-            return _decoded(value)
-        tree = msgspec.to_builtins(value)
-        return without_unset(tree) if isinstance(tree, dict) else tree
-
-
-def key_of(directory: str, id_: str) -> str:
-    """Return the key below the prefix; ``plugins`` is one key without an id (data-model.md section 1)."""
-    return f"{directory}/{id_}" if id_ else directory
-
-
-def good_of(item: Item) -> bytes | None:
-    """Return the last good value as it was written."""
-    return item.raw if item.value is not None else None
-
-
-def value_of(store: ConfigStore, directory: str, item: Item) -> Any:
-    """Return the last good value as it is used."""
-    return item.value
+        """Return a value with its defaults; decoded anew, for the store keeps what was written."""
+        if directory == "plugin_metadata":
+            return _decoded(item.good)  # APISIX fills in nothing there
+        return without_unset(msgspec.to_builtins(self._store.value(directory, item.id)))
 
 
 def _decoded(raw: bytes | None) -> Any:
@@ -161,13 +144,13 @@ def _decoded(raw: bytes | None) -> Any:
         return None
 
 
-def without_unset(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a mapping without the fields that nobody has set and that have no default."""
-    return {
-        name: without_unset(value) if isinstance(value, dict) else value
-        for name, value in tree.items()
-        if value is not None
-    }
+def without_unset(tree: Any) -> Any:
+    """Return a value without the fields that nobody has set and that have no default."""
+    if isinstance(tree, list):
+        return [without_unset(value) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {name: without_unset(value) for name, value in tree.items() if value is not None}
 
 
 def has_domain(value: Any) -> bool:

@@ -5,7 +5,6 @@ this code read each other's. Its size does not depend on how many objects there 
 """
 
 from collections.abc import Callable
-from time import time
 
 import msgspec
 
@@ -87,8 +86,6 @@ class Publisher:
         self._entry = entry
         self._store = store
         self._provider_state = provider_state
-        self._changed = 0
-        self._last_event = 0.0
 
     def publish(self) -> None:
         """Write the record and the revision; some ten microseconds, however many objects there are."""
@@ -99,20 +96,17 @@ class Publisher:
     def status(self) -> SyncStatus:
         """Tell what is live in this worker now."""
         store, provider = self._store, self._provider_state()
-        changed = getattr(store, "changed", store.revision)
-        if changed != self._changed:
-            self._changed, self._last_event = changed, time()
         return SyncStatus(
             store.revision,
-            changed,
-            getattr(store, "digests", {}),
+            store.changed,
+            store.digests,
             {name: len(cache.items) for name, cache in store.caches.items()},
-            self._last_event,
+            store.last_event,
             provider.last_error,
             provider.stage,
             provider.endpoint,
-            getattr(provider, "incidents", 0),
+            provider.incidents,
             len(store.rejected),
-            getattr(store, "stale", False),
-            getattr(store, "held", None),
+            store.stale,
+            store.held,
         )

@@ -3,14 +3,13 @@
 Every worker answers for all of them, from the scoreboard.
 """
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
 
-import msgspec
-
-from config_sync.status import SyncStatus
+from config_sync.status import Held, SyncStatus
 from worker.api.messages import Answer, Outcome, Pending, Request, failure, json_answer
 from worker.api.record import decode_status
 from worker.scoreboard import Entry, Scoreboard, WorkerState
@@ -21,7 +20,7 @@ _ARGUMENTS = frozenset(("revision", "timeout"))
 
 
 class SyncHandlers:
-    """Answers from the scoreboard; ``now`` is the loop's clock, in seconds."""
+    """Answers from the scoreboard; ``now`` is the loop's clock, which is the monotonic one, in seconds."""
 
     def __init__(self, board: Scoreboard, now: Callable[[], float]) -> None:
         self._board = board
@@ -38,7 +37,7 @@ class SyncHandlers:
             {
                 "agree": bool(digests) and all(one == digests[0] for one in digests),
                 "revision": min((status.revision for _, status in ready), default=0),
-                "workers": [_worker(entry, status) for entry, status in found],
+                "workers": [_worker(entry, status, self._now()) for entry, status in found],
             },
         )
 
@@ -124,7 +123,7 @@ def wait_arguments(query: str) -> tuple[int, float]:
     return int(revision), timeout
 
 
-def _worker(entry: Entry, status: SyncStatus) -> dict[str, Any]:
+def _worker(entry: Entry, status: SyncStatus, now: float) -> dict[str, Any]:
     return {
         **_who(entry),
         "revision": status.revision,
@@ -138,8 +137,14 @@ def _worker(entry: Entry, status: SyncStatus) -> dict[str, Any]:
         "incidents": status.incidents,
         "rejected": status.rejected,
         "stale": status.stale,
-        "held": msgspec.to_builtins(status.held),
+        "held": _held(status.held, now),
     }
+
+
+def _held(held: Held | None, now: float) -> dict[str, Any] | None:
+    if held is None:
+        return None
+    return {"removes": held.removes, "of": held.of, "since": _timestamp(time.time() - (now - held.since))}
 
 
 def _late(entry: Entry) -> dict[str, Any]:

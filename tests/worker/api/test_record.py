@@ -65,7 +65,7 @@ def test_a_record_of_another_version_is_read_as_far_as_it_is_understood() -> Non
 def test_a_publisher_tells_what_the_store_holds() -> None:
     store = ConfigStore()
     entry = Scoreboard(1).allocate(0, 1)
-    publisher = Publisher(entry, store, lambda: ProviderState("watching", "http://a:1", 5, "refused"))
+    publisher = Publisher(entry, store, lambda: ProviderState("watching", "http://a:1", 5, "refused", 2))
     publisher.publish()
     assert decode_status(entry.published()).last_event == 0
     store.apply([Entry("routes/1", b'{"uri": "/x", "upstream_id": "1"}', 5), Entry("routes/2", b"{", 5)], 5)
@@ -73,5 +73,6 @@ def test_a_publisher_tells_what_the_store_holds() -> None:
     status = decode_status(entry.published())
     assert entry.revision == status.revision == 5
     assert status.counts == {"routes": 2}
-    assert (status.rejected, status.stage, status.last_error) == (1, "watching", "refused")
+    assert (status.rejected, status.stage, status.last_error, status.incidents) == (1, "watching", "refused", 2)
+    assert status.digests == {"routes": store.digests["routes"]}
     assert status.last_event > 1e9
