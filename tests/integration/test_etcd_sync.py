@@ -19,69 +19,11 @@ from config_sync.etcd.sync import EtcdProvider
 from config_sync.settings import EtcdSettings, TlsSettings
 from tests.fakes.etcd import until
 from tests.fakes.processes import Etcd, free_port, wait_until
+from tests.fakes.wire import Wire
 
 
 def route(uri: str) -> dict[str, Any]:
     return {"uri": uri, "upstream": {"nodes": {"127.0.0.1:80": 1}}}
-
-
-class Wire:
-    """A port that leads to etcd until it is cut."""
-
-    def __init__(self, etcd: Etcd) -> None:
-        self._port = int(etcd.url.rpartition(":")[2])
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.whole = True
-        self.connections = 0
-        self.url = ""
-
-    async def start(self) -> "Wire":
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    def cut(self) -> None:
-        """End every connection at once, and new ones as soon as they are made."""
-        self.whole = False
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def mend(self) -> None:
-        self.whole = True
-
-    async def stop(self) -> None:
-        self.cut()
-        assert self._server is not None
-        self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        if not self.whole:
-            writer.transport.abort()
-            return
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:
-            writer.transport.abort()
-            return
-        for source, target in ((reader, far_writer), (far_reader, writer)):
-            self._writers.add(target)
-            task = asyncio.create_task(self._pump(source, target))
-            self._tasks.add(task)
-
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-        except ConnectionError:
-            pass  # cut
-        finally:
-            self._writers.discard(target)
-            target.transport.abort()
 
 
 class Follower:
@@ -220,7 +162,7 @@ def test_a_transaction_is_seen_whole(etcd: Etcd) -> None:
 
 def test_a_cut_connection_loses_nothing(etcd: Etcd) -> None:
     async def script() -> None:
-        wire = await Wire(etcd).start()
+        wire = await Wire(etcd.url).start()
         async with Follower(wire.url, resync_delay=0.05) as follower:
             await follower.watching()
             for turn in range(10):
@@ -240,7 +182,7 @@ def test_a_compaction_while_disconnected_is_noticed(etcd: Etcd) -> None:
     async def script() -> None:
         await put(etcd, "routes/1", route("/a"))
         await put(etcd, "routes/2", route("/b"))
-        wire = await Wire(etcd).start()
+        wire = await Wire(etcd.url).start()
         async with Follower(wire.url, resync_delay=0.05) as follower:
             await follower.watching()
             kept = follower.store.caches["routes"].items["1"]
@@ -262,7 +204,7 @@ def test_a_deletion_at_the_compacted_revision_is_not_lost(etcd: Etcd) -> None:
 
     async def script() -> None:
         await put(etcd, "routes/1", route("/a"))
-        wire = await Wire(etcd).start()
+        wire = await Wire(etcd.url).start()
         async with Follower(wire.url, resync_delay=0.05) as follower:
             await follower.watching()
             wire.cut()
@@ -315,7 +257,7 @@ def test_short_polls_under_writes_have_no_gaps(etcd: Etcd) -> None:
     async def script() -> None:
         chance = random.Random(7)
         live: dict[str, Any] = {}
-        wire = await Wire(etcd).start()
+        wire = await Wire(etcd.url).start()
         async with Follower(wire.url, watch_timeout=1) as follower:
             await follower.watching()
             until_then = asyncio.get_running_loop().time() + 3.0
@@ -362,7 +304,7 @@ def test_user_and_password_also_when_they_come_to_be_needed_later(etcd: Etcd) ->
     async def script() -> None:
         await put(etcd, "routes/1", route("/a"))
         settings = {"user": "root", "password": "secret", "resync_delay": 0.05}
-        wire = await Wire(etcd).start()
+        wire = await Wire(etcd.url).start()
         async with Follower(wire.url, **settings) as early:
             await early.watching()  # without authentication, which is not enabled
             await asyncio.to_thread(enable_auth)
