@@ -186,13 +186,14 @@ class Member:
 class Cluster:
     """Members that elect a leader among them."""
 
-    def __init__(self, directory: Path, size: int = 3, token_ttl: int = 0) -> None:
+    def __init__(self, directory: Path, size: int = 3, token_ttl: int = 0, options: Sequence[str] = ()) -> None:
         """Choose ports; with ``token_ttl`` (seconds) authentication is switched on at the start.
 
         Users are then ``root``, who may do everything, and ``READER``; both have ``PASSWORD``.
         """
         self.members = [Member(f"member{number}", directory) for number in range(size)]
         self._token_ttl = token_ttl
+        self._options = list(options)  # more of etcd's
         self.user = "root" if token_ttl else ""  # whom a ``Caller`` that writes has to be
 
     @property
@@ -211,7 +212,7 @@ class Cluster:
 
     def start_member(self, member: Member) -> None:
         """Start a member with the data it had."""
-        options = ["--heartbeat-interval", "50", "--election-timeout", "500"]
+        options = ["--heartbeat-interval", "50", "--election-timeout", "500", *self._options]
         if self._token_ttl:
             options += ["--auth-token-ttl", str(self._token_ttl), "--bcrypt-cost", "4"]
         member.start(",".join(f"{one.name}={one.peer_url}" for one in self.members), options)

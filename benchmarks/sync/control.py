@@ -1,0 +1,71 @@
+"""A gateway under test, and what its control interface says."""
+
+import http.client
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.fakes.processes import Gateway, free_port
+
+NOT_IN_TIME = 504
+
+
+class ControlError(Exception):
+    """The control interface did not answer as it should."""
+
+
+class WatchedGateway(Gateway):
+    """A gateway whose workers are asked how far they are."""
+
+    def __init__(self, directory: Path, workers: int, etcd: Mapping[str, object], **settings: object) -> None:
+        self.control_port = free_port()
+        super().__init__(
+            directory,
+            "",
+            worker_processes=workers,
+            etcd=dict(etcd),
+            control={"listen": f"127.0.0.1:{self.control_port}"},
+            access_log="off",
+            **settings,
+        )
+
+    def sync(self) -> dict[str, Any]:
+        """Ask what all workers have.
+
+        Raises:
+            ControlError: nobody says.
+        """
+        status, answer = self._get("/v1/sync", 5.0)
+        if status != http.HTTPStatus.OK:
+            raise ControlError(f"/v1/sync: status {status}: {answer}")
+        return answer
+
+    def wait(self, revision: int, timeout: float) -> bool:
+        """Wait until all workers have a revision; False when some have not by then, whatever the reason."""
+        until = time.monotonic() + timeout
+        while (left := until - time.monotonic()) > 0:
+            try:
+                status, _ = self._get(f"/v1/sync/wait?revision={revision}&timeout={left:.3f}", left + 5.0)
+            except ControlError:
+                time.sleep(0.05)  # the worker that was asked has been killed
+                continue
+            if status == http.HTTPStatus.OK:
+                return True
+            if status != NOT_IN_TIME:
+                time.sleep(0.05)
+        return False
+
+    def _get(self, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=timeout)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            answer: dict[str, Any] = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ControlError(f"{path}: {error!r}") from error
+        else:
+            return response.status, answer
+        finally:
+            connection.close()
