@@ -23,11 +23,11 @@ from benchmarks.load.report import machine
 from benchmarks.sync.control import ControlError, WatchedGateway
 from benchmarks.sync.faults import Fault, Ground, faults
 from benchmarks.sync.followers import Follower, digests_of
-from benchmarks.sync.groups import PREFIX, PROBE, Groups, Place, value_of
+from benchmarks.sync.groups import PREFIX, PROBE, Groups, value_of
 from benchmarks.sync.writers import Writers
 from config_sync.digest import record_hash
 from config_sync.settings import EtcdSettings
-from tests.fakes.cluster import PASSWORD, READER, CallError, Caller, Cluster
+from tests.fakes.cluster import PASSWORD, READER, Caller, CallError, Cluster
 from tests.fakes.wire import Wire
 
 POLL = 5  # seconds; tokens live shorter, so that every poll but the first meets one that has expired
@@ -122,7 +122,7 @@ class Soak:
             if self._gateway is not None:
                 stack.callback(self._gateway.kill)
                 await asyncio.to_thread(self._gateway.start)
-            await self._healed(revision, GIVE_UP)
+            await self._healed(revision)
             with Writers(self._cluster, self._groups, self._options.rate, self._options.seed) as writers:
                 try:
                     await self._break_things(loop.time() + self._options.seconds)
@@ -162,11 +162,11 @@ class Soak:
         hold = self._chance.uniform(*fault.hold)
         seconds = 0.0
         if not fault.total:
-            seconds = await self._healed(await self._probe(), GIVE_UP) - started
+            seconds = await self._healed(await self._probe()) - started
         await asyncio.sleep(max(0.0, started + hold - loop.time()))
         ended = loop.time()
         await undo()
-        after = await self._healed(await self._probe(), GIVE_UP) - ended
+        after = await self._healed(await self._probe()) - ended
         return max(seconds, after)
 
     async def _probe(self) -> int:
@@ -179,20 +179,20 @@ class Soak:
                 except CallError:
                     await asyncio.sleep(0.05)
 
-    async def _healed(self, revision: int, timeout: float) -> float:
+    async def _healed(self, revision: int) -> float:
         """Wait until everybody has a revision; returns when that was, of the loop's clock."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(GIVE_UP):
                 times = await asyncio.gather(*(follower.reach(revision) for follower in self._followers))
-                if self._gateway is not None and not await asyncio.to_thread(self._gateway.wait, revision, timeout):
+                if self._gateway is not None and not await asyncio.to_thread(self._gateway.wait, revision, GIVE_UP):
                     raise TimeoutError
         except TimeoutError:
-            raise SoakError(f"revision {revision} has not arrived after {timeout:.0f} s: {self._state()}") from None
+            raise SoakError(f"revision {revision} has not arrived after {GIVE_UP:.0f} s: {self._state()}") from None
         return max(*times, asyncio.get_running_loop().time() if self._gateway is not None else 0.0)
 
     async def _compare(self) -> None:
         """Compare everybody with a linearizable list."""
-        await self._healed(await self._probe(), GIVE_UP)
+        await self._healed(await self._probe())
         revision, records = await asyncio.to_thread(_list, self._caller)
         wanted = digests_of(records, record_hash)
         self.outcome.records = len(records)

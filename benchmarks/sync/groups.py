@@ -63,7 +63,7 @@ class Groups:
         """Make a transaction: values by key below the prefix, all None for a deletion."""
         group = chance.choice(self.members)
         if chance.random() < 0.2:
-            return dict.fromkeys((place.key for place in group))
+            return dict.fromkeys(place.key for place in group)
         token = next(self._tokens)
         return {place.key: value_of(place.directory, token) for place in group}
 
