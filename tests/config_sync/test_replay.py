@@ -34,7 +34,10 @@ def turn(replica: Replica, chance: random.Random) -> None:
     elif what in (1, 2):
         receive(replica, chance)
     elif what == 3:
-        history.compact(chance.randint(history.compacted, history.revision))
+        # Just behind the cursor is where a watch that begins there loses deletions.
+        revision = chance.choice((replica.watch.cursor + 1, chance.randint(1, history.revision)))
+        history.compact(max(history.compacted, min(revision, history.revision)))
+        replica.lose_connection()
     elif what == 4:
         replica.line(WatchLine(error=WatchError(4, DEADLINE)))
         replica.carry_out(replica.watch.stream_ended(replica.now))
