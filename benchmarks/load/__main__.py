@@ -15,7 +15,8 @@ from benchmarks.load.sides import SIDES, Cores, SideError, surroundings, tool
 from conf.demo.embedded_etcd import EtcdError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PARTS = [*(scenario.name for scenario in SCENARIOS), "propagation", "memory"]
+OTHER_PARTS = ("propagation", "propagation_under_load", "memory")
+PARTS = [*(scenario.name for scenario in SCENARIOS), *OTHER_PARTS]
 
 
 def _words(text: str) -> list[str]:
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
     """Measure, print and write; 0 if no request failed."""
     options = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    scenarios = select([name for name in options.only if name not in {"propagation", "memory"}])
+    scenarios = select([name for name in options.only if name not in OTHER_PARTS])
     try:
         for name in _needed_tools(options, scenarios):
             tool(name)
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 def _needed_tools(options: argparse.Namespace, scenarios: list[Scenario]) -> list[str]:
     needed = ["nginx", "taskset", *(side for side in options.sides if side != "propylon")]
-    return [*needed, "wrk"] if scenarios else needed
+    return [*needed, "wrk"] if scenarios or "propagation_under_load" in options.only else needed
 
 
 def _measure(options: argparse.Namespace, scenarios: list[Scenario]) -> tuple[list[Sample], dict[str, Any]]:
@@ -75,6 +76,8 @@ def _measure(options: argparse.Namespace, scenarios: list[Scenario]) -> tuple[li
             samples += run_group(group, options.sides, around, options.rounds, options.seconds, _progress)
         if "propagation" in options.only and with_etcd:
             parts["propagation"] = propagation.measure(around, options.changes)
+        if "propagation_under_load" in options.only and with_etcd:
+            parts["propagation_under_load"] = propagation.measure_under_load(around, options.changes * 5)
         if "memory" in options.only:
             parts["memory"] = memory.measure(around, options.sides)
     return samples, parts
@@ -110,6 +113,8 @@ def _present(options: argparse.Namespace, samples: list[Sample], parts: dict[str
             print(f"{side}: with 10,000 routes a request costs {extra:+.2f} µs of CPU against 10 routes")
     if "propagation" in parts:
         print(propagation.describe(parts["propagation"]))
+    if "propagation_under_load" in parts:
+        print(propagation.describe_under_load(parts["propagation_under_load"]))
     if "memory" in parts:
         print(memory.describe(parts["memory"]))
     path = options.output / f"{options.name}.json"

@@ -1,24 +1,34 @@
 """How long does it take from a change that etcd has acknowledged until every worker serves by it?
 
-Each change puts a new route. One connection is held to each worker, and as soon as etcd has answered the put,
-all of them are asked for the new route, over and over, until each has said 200. The kernel chooses the worker
-of a connection, so connections are opened until there is one to each; which worker has one is read from /proc:
-the socket on the worker's side has an inode, and the worker has a descriptor of that inode.
+``measure`` makes one change after the other, ``measure_under_load`` so many a second while wrk keeps the workers
+busy and there are many routes. Each change puts a new route. One connection is held to each worker, and as soon as
+etcd has answered the put, all of them are asked for the new route, over and over, until each has said 200. The
+kernel chooses the worker of a connection, so connections are opened until there is one to each; which worker has one
+is read from /proc: the socket on the worker's side has an inode, and the worker has a descriptor of that inode.
 """
 
 import contextlib
 import os
+import queue
 import socket
+import subprocess
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from benchmarks.load.scenarios import Setup
+from benchmarks.load.measure import parse_wrk
+from benchmarks.load.run import wrk_command
+from benchmarks.load.scenarios import Scenario, Setup
 from benchmarks.load.sides import Propylon, SideError, Surroundings, running
 from conf.demo.embedded_etcd import Gateway
 
 _WORKERS = 2
+_LOADED_ROUTES = 10_000
+_WRITES_PER_SECOND = 50
+_LOAD_CONNECTIONS = 64
 
 # Between two questions to the workers. Without it the one who asks takes the time of those who shall answer.
 _PAUSE = 0.0002
@@ -143,10 +153,99 @@ def _time_one(side: Propylon, gateway: Gateway, connections: list[WorkerConnecti
         time.sleep(_PAUSE)
 
 
+@dataclass(frozen=True)
+class _Change:
+    """A new route that etcd has acknowledged."""
+
+    path: str
+    acknowledged: float
+
+
+class _Observer(threading.Thread):
+    """Asks one worker for each new route until it serves it."""
+
+    def __init__(self, connection: WorkerConnection) -> None:
+        super().__init__()
+        self.changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self.times: list[float] = []
+        self._connection = connection
+
+    def run(self) -> None:
+        while (change := self.changes.get()) is not None:
+            while self._connection.get(change.path) != 200:
+                if time.perf_counter() - change.acknowledged > 10.0:
+                    return  # found out by the number of times
+                time.sleep(_PAUSE)
+            self.times.append((time.perf_counter() - change.acknowledged) * 1000)
+
+
+def measure_under_load(around: Surroundings, changes: int) -> dict[str, Any]:
+    """Time changes for each worker, at a steady rate, with many routes and busy workers; milliseconds."""
+    setup = Setup(workers=_WORKERS, routes=_LOADED_ROUTES)
+    side = Propylon(setup, around)
+    gateway = Gateway(around.etcd_url)
+    scenario = Scenario("load", "load", path=setup.check_path, connections=_LOAD_CONNECTIONS, setup=setup)
+    with running(side), contextlib.ExitStack() as stack:
+        stack.callback(gateway.close)
+        observers = {pid: _Observer(connection) for pid, connection in connect_to_each(side.port, side.workers).items()}
+        command = wrk_command(scenario, side.port, changes // _WRITES_PER_SECOND + 2, around.directory)
+        load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for observer in observers.values():
+            observer.start()
+        try:
+            time.sleep(1.0)  # wrk has begun
+            _write_steadily(side, gateway, changes, list(observers.values()))
+        finally:
+            for observer in observers.values():
+                observer.changes.put(None)
+                observer.join()
+            output, _ = load.communicate()
+    if any(len(observer.times) < changes for observer in observers.values()):
+        raise SideError("a worker did not serve a change within 10 s")
+    result = parse_wrk(output)
+    return {
+        "routes": _LOADED_ROUTES,
+        "changes": changes,
+        "writes_per_second": _WRITES_PER_SECOND,
+        "requests_per_second": round(result.requests_per_second),
+        "errors": result.status_errors + result.socket_errors,
+        "workers": [_percentiles(observer.times) for observer in observers.values()],
+    }
+
+
+def _write_steadily(side: Propylon, gateway: Gateway, changes: int, observers: list[_Observer]) -> None:
+    due = time.perf_counter()
+    for number in range(changes):
+        time.sleep(max(0.0, due - time.perf_counter()))
+        due += 1 / _WRITES_PER_SECOND
+        prefix = f"/under-load/{number}/"
+        gateway.put(side.route_key(f"under-load-{number}"), side.route(prefix))
+        change = _Change(f"{prefix}item", time.perf_counter())
+        for observer in observers:
+            observer.changes.put(change)
+
+
+def _percentiles(times: list[float]) -> dict[str, float]:
+    percentiles = quantiles(times, n=100, method="inclusive")
+    return {"p50_ms": round(percentiles[49], 2), "p99_ms": round(percentiles[98], 2), "max_ms": round(max(times), 2)}
+
+
 def describe(result: dict[str, Any]) -> str:
     """Return the result as a sentence."""
     return (
         f"propagation: from the acknowledged put to the first 200 on all {result['workers']} workers: "
         f"p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms, max {result['max_ms']:.2f} ms "
         f"({result['changes']} changes)"
+    )
+
+
+def describe_under_load(result: dict[str, Any]) -> str:
+    """Return the result as a sentence."""
+    workers = "; ".join(
+        f"p50 {worker['p50_ms']:.1f} ms, p99 {worker['p99_ms']:.1f} ms, max {worker['max_ms']:.1f} ms"
+        for worker in result["workers"]
+    )
+    return (
+        f"propagation at {result['writes_per_second']} writes/s with {result['routes']:,} routes under"
+        f" {result['requests_per_second']} requests/s, each worker: {workers} ({result['changes']} changes)"
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from tests.fakes.cluster import Cluster, Member
 from tests.fakes.wire import Wire
 
+_LONG = (0.5, 8.0)  # seconds; members notice the loss of a quorum after 3.5 to 4.5
+
 Undo = Callable[[], Awaitable[None]]
 
 
@@ -172,13 +174,13 @@ def faults(poll: float) -> list[Fault]:
         Fault("cut", _cut, 3.0),
         Fault("cut all", _cut_all, 3.0, total=True),
         Fault("stall", _stall, silent),
-        Fault("stall all", _stall_all, 8.0, total=True),
+        Fault("stall all", _stall_all, 8.0, total=True, hold=_LONG),
         Fault("slow", _slow, 3.0),
         Fault("kill member", _kill_member, 6.0),
         Fault("stop member", _stop_member, silent),
         Fault("stop leader", _stop_leader, silent),
-        Fault("stop quorum", _stop_quorum, 8.0, total=True),
-        Fault("kill all", _kill_all, 8.0, total=True),
+        Fault("stop quorum", _stop_quorum, 8.0, total=True, hold=_LONG),
+        Fault("kill all", _kill_all, 8.0, total=True, hold=_LONG),
         Fault("compact", _compact, 2.0),
         Fault("compact behind", _compact_behind, 4.0, total=True),
         Fault("revoke tokens", _revoke_tokens, 3.0),

@@ -22,7 +22,7 @@ class Follower:
         self._waiting: list[tuple[int, asyncio.Future[float]]] = []
         self._loop = asyncio.get_running_loop()
         self.store.subscribe(self._changed)
-        self.provider = EtcdProvider(settings, self.store, self._loop, lambda revision: None, self._progressed)
+        self.provider = EtcdProvider(settings, self.store, self._loop, self._progressed)
 
     async def reach(self, revision: int) -> float:
         """Wait until everything up to a revision has been applied; returns when that was, of the loop's clock."""
