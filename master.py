@@ -697,12 +697,20 @@ def reload_result(settings: Settings) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``propylon``."""
-    parser = argparse.ArgumentParser("propylon", description="An API gateway configured from etcd.")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["ctl"]:
+        # It brings grpc, whose threads do not survive a fork: nothing of it is imported for a master.
+        from config_sync.ctl.command import main as ctl
+
+        return ctl(words[1:])
+    parser = argparse.ArgumentParser(
+        "propylon", description="An API gateway configured from etcd.", epilog="propylon ctl --help: what is in etcd."
+    )
     parser.add_argument("-c", dest="conf", metavar="FILE", default="conf/config.yaml", help="settings (%(default)s)")
     parser.add_argument("-t", dest="test", action="store_true", help="check the settings and exit")
     parser.add_argument("-s", dest="signal", choices=SIGNALS, help="signal a running master; reload waits")
     parser.add_argument("-v", action="version", version=f"propylon {own_version()}")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     try:
         settings = load_settings(options.conf)
         if options.test:

@@ -5,6 +5,8 @@
     - InvalidResource: one value in the store
     - StandaloneError: a standalone file
     - StoreError: talking to the store
+        - RevisionCompacted: history that is gone
+        - WriteConflict: a write that somebody else has overtaken
 """
 
 
@@ -38,3 +40,22 @@ class StandaloneError(ConfigError):
 
 class StoreError(ConfigError):
     """The store did not answer as it should."""
+
+
+class RevisionCompacted(StoreError):
+    """The store has forgotten this revision."""
+
+    def __init__(self, oldest: int) -> None:
+        """Name the oldest revision that is kept, 0 when it is not known."""
+        kept = f"; revisions from {oldest} on are kept" if oldest else ""
+        super().__init__(f"etcd has compacted its history: this revision is gone{kept}")
+        self.oldest = oldest
+
+
+class WriteConflict(StoreError):
+    """Somebody else has written these keys since they were read."""
+
+    def __init__(self, keys: list[str]) -> None:
+        """Name the keys, below the prefix."""
+        super().__init__(f"{', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}: written by somebody else meanwhile")
+        self.keys = keys
