@@ -44,18 +44,22 @@ def says_the_same(one: bytes, other: bytes) -> bool:
 
 def _meaning(raw: bytes) -> bytes:
     try:
-        value = msgspec.json.decode(raw)
+        return msgspec.json.encode(_decoded(raw), order="deterministic")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return raw
+
+
+def _decoded(raw: bytes) -> Any:
+    value = msgspec.json.decode(raw)
     if isinstance(value, dict):
         value.pop("id", None)
-    return msgspec.json.encode(value, order="deterministic")
+    return value
 
 
 def changed_paths(old: bytes | None, new: bytes | None) -> list[str]:
     """Name the JSON paths at which two values differ; ``$`` when one of them is missing or no JSON."""
     try:
-        return list(_differing(msgspec.json.decode(old or b""), msgspec.json.decode(new or b""), "$"))
+        return list(_differing(_decoded(old or b""), _decoded(new or b""), "$"))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return [] if old == new else ["$"]
 
