@@ -5,6 +5,7 @@ Exit codes: 0 fine; 1 there are differences (diff), or something is not valid (v
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from config_sync.ctl.validation import Validator
     from config_sync.etcd.store import EtcdStore
 
-FAILED, INTERRUPTED = 2, 130
+FINE, FAILED, INTERRUPTED = 0, 2, 130
 DEFAULT_CONF = "conf/config.yaml"
 PASSWORD_VARIABLE = "PROPYLON_ETCD_PASSWORD"
 _MISSING = "propylon ctl needs {name}, which comes with the extra: pip install 'propylon[tools]'"
@@ -58,7 +59,9 @@ def _run(options: argparse.Namespace) -> int:
         return open_store(settings.etcd)
 
     if options.command == "watch":
-        return past.watch(connect, options.start, options.json, options.values)
+        with contextlib.suppress(KeyboardInterrupt):  # there is no other end
+            past.watch(connect, options.start, options.json, options.values)
+        return FINE
     with connect() as store:
         if options.command == "export":
             return transfer.export(store, options.file)

@@ -5,7 +5,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import msgspec
 
@@ -31,7 +31,7 @@ class Step(NamedTuple):
     before: bytes | None
 
 
-def watch(connect: "Callable[[], EtcdStore]", start_revision: int, as_json: bool, values: bool) -> int:
+def watch(connect: "Callable[[], EtcdStore]", start_revision: int, as_json: bool, values: bool) -> NoReturn:
     """Print events as they come, from a revision on (0: from now on), until interrupted; survives any endpoint."""
     cursor = start_revision - 1 if start_revision else -1
     while True:

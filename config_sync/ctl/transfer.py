@@ -14,7 +14,7 @@ from config_sync.ctl.comparison import Comparison, changed_paths, compare
 from config_sync.ctl.terminal import note, say, tracked
 from config_sync.ctl.validation import Validator, dangling
 from config_sync.errors import ConfigError, StoreError
-from config_sync.etcd.transactions import planned, portions
+from config_sync.etcd.transactions import Write, planned, portions
 from config_sync.standalone import read_standalone, write_standalone
 
 if TYPE_CHECKING:
@@ -96,17 +96,24 @@ def import_file(store: "EtcdStore", name: str, validator: Validator | None, prun
     for key in comparison.removed:
         say(f"- {key}")
     writes = planned(values, comparison.removed, {key: entry.mod_revision for key, entry in entries.items()})
-    revision = done = 0
-    try:
-        for portion in tracked(portions(writes), "writing", len(writes)):
-            revision = store.write(portion)
-            done += len(portion)
-    except StoreError as error:
-        raise StoreError(
-            f"{error}; {done} of {len(writes)} changes are written, import again for the others"
-        ) from error
+    revision = _write(store, writes)
     say(f"{summary(comparison, prune)}{f', at revision {revision}' if writes else ''}")
     return FINE
+
+
+def _write(store: "EtcdStore", writes: list[Write]) -> int:
+    """Write in portions; returns the revision of the last one."""
+    revision = done = 0
+    for portion in tracked(portions(writes), "writing", len(writes)):
+        try:
+            revision = store.write(portion)
+        except StoreError as error:
+            keys = portion[0].key if len(portion) == 1 else f"{portion[0].key} to {portion[-1].key}"
+            raise StoreError(
+                f"{keys}: {error}; {done} of {len(writes)} changes are written, import again for the others"
+            ) from error
+        done += len(portion)
+    return revision
 
 
 def export(store: "EtcdStore", name: str | None) -> int:

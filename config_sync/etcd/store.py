@@ -36,6 +36,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 10_000),  # a member that has vanished
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),  # no bound: nothing may come for a long time
     ("grpc.enable_http_proxy", 0),
 ]
 
