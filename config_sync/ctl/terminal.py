@@ -20,13 +20,14 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def tracked(portions: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+def tracked(portions: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Hand portions on, and show on a terminal how many of ``total`` members have been dealt with.
 
-    A portion counts once the next one is asked for. ``total`` may be None while it is not known.
+    A portion counts once the next one is asked for.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
         for portion in portions:
             yield portion

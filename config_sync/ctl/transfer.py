@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,11 @@ def read_file(name: str) -> dict[str, bytes]:
 def read_store(store: "EtcdStore") -> dict[str, Entry]:
     """Read all resources, at one revision; ids, leases and placeholders of other tools are left out."""
     found: dict[str, Entry] = {}
-    for page in tracked((page.entries for page in store.pages()), "reading", None):
-        found.update((entry.key, entry) for entry in page if place_of(entry.key) is not None)
+    pages = store.pages()
+    first = next(pages)
+    rest = (page.entries for page in pages)
+    for entries in tracked(chain([first.entries], rest), "reading", first.left):
+        found.update((entry.key, entry) for entry in entries if place_of(entry.key) is not None)
     return found
 
 
@@ -112,6 +116,9 @@ def _write(store: "EtcdStore", writes: list[Write]) -> int:
             raise StoreError(
                 f"{keys}: {error}; {done} of {len(writes)} changes are written, import again for the others"
             ) from error
+        except KeyboardInterrupt:
+            note(f"interrupted: {done} or {done + len(portion)} of {len(writes)} changes are written")
+            raise
         done += len(portion)
     return revision
 

@@ -3,8 +3,12 @@
 grpc brings threads, so all of it runs in processes of its own.
 """
 
+import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -107,14 +111,15 @@ def test_a_refused_watch_does_not_hang(guarded: Etcd) -> None:
     assert "permission denied" in done.stdout, done.stderr
 
 
-def test_tls(tool: Tool, tmp_path: Path) -> None:
+@contextmanager
+def tls_etcd(tool: Tool, directory: Path, *arguments: str) -> Iterator[None]:
+    """Run an etcd that the tool asks over TLS."""
     tool.url, peer = f"https://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
-    certificate = tmp_path / "tls-etcd/fixtures/client/cert.pem"
     process = subprocess.Popen(
         [
             str(Path(sys.executable).parent / "etcd"),
-            *("--data-dir", str(tmp_path / "tls-etcd"), "--log-level", "error", "--unsafe-no-fsync"),
-            *("--heartbeat-interval", "10", "--election-timeout", "100", "--auto-tls"),
+            *("--data-dir", str(directory / "tls-etcd"), "--log-level", "error", "--unsafe-no-fsync"),
+            *("--heartbeat-interval", "10", "--election-timeout", "100", *arguments),
             *("--listen-client-urls", tool.url, "--advertise-client-urls", tool.url),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--initial-cluster", f"default={peer}"),
@@ -122,15 +127,53 @@ def test_tls(tool: Tool, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    conf = tmp_path / "tls.yaml"
     try:
-        conf.write_text(f'{{"etcd": {{"tls": {{"ca": "{certificate}"}}}}}}')
-        wait_until(lambda: tool.run("export", "-c", str(conf)).stdout == "#END\n", "an export over TLS")
-        distrusted = tool.run("export")
-        assert distrusted.returncode == 2
-        assert "cannot be reached" in distrusted.stderr
-        conf.write_text('{"etcd": {"tls": {"verify": false}}}')
-        assert "etcd.tls.verify: gRPC always verifies" in tool.run("export", "-c", str(conf)).stderr
+        yield
     finally:
         process.kill()
         process.wait()
+
+
+def with_tls(directory: Path, **tls: object) -> tuple[str, str]:
+    conf = directory / "tls.yaml"
+    conf.write_text(json.dumps({"etcd": {"tls": tls}}))
+    return "-c", str(conf)
+
+
+def test_tls(tool: Tool, tmp_path: Path) -> None:
+    with tls_etcd(tool, tmp_path, "--auto-tls"):
+        trusting = with_tls(tmp_path, ca=str(tmp_path / "tls-etcd/fixtures/client/cert.pem"))
+        wait_until(lambda: tool.run("export", *trusting).stdout == "#END\n", "an export over TLS")
+        distrusted = tool.run("export")
+        assert distrusted.returncode == 2
+        assert "cannot be reached" in distrusted.stderr
+        unverified = tool.run("export", *with_tls(tmp_path, verify=False))
+        assert "etcd.tls.verify: gRPC always verifies" in unverified.stderr
+
+
+def make_certificates(directory: Path) -> None:
+    """Make a CA, and certificates of a server that calls itself etcd.internal and of a client."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=directory, capture_output=True, check=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
+    (directory / "names").write_text("subjectAltName=DNS:etcd.internal\nextendedKeyUsage=serverAuth,clientAuth\n")
+    for name in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/O=propylon")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_mutual_tls_with_a_server_of_another_name(tool: Tool, tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    server = ("--cert-file", str(tmp_path / "server.pem"), "--key-file", str(tmp_path / "server.key"))
+    with tls_etcd(tool, tmp_path, *server, "--client-cert-auth", "--trusted-ca-file", str(tmp_path / "ca.pem")):
+        names = {"ca": str(tmp_path / "ca.pem"), "sni": "etcd.internal"}
+        client = {"cert": str(tmp_path / "client.pem"), "key": str(tmp_path / "client.key")}
+        both = with_tls(tmp_path, **names, **client)
+        wait_until(lambda: tool.run("export", *both).stdout == "#END\n", "an export over mutual TLS")
+        assert tool.run("export", *with_tls(tmp_path, **names)).returncode == 2
+        assert tool.run("export", *with_tls(tmp_path, ca=names["ca"], **client)).returncode == 2
