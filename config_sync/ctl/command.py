@@ -143,9 +143,11 @@ def _checked_prefix(prefix: str) -> str:
 
 def _validator(settings: Settings) -> "Validator":
     from config_sync.ctl.validation import Validator
-    from config_sync.schema import DIRECTORIES
+    from config_sync.encryption import Keyring
+    from config_sync.schema import decoders
 
-    return Validator(DIRECTORIES)
+    encryption = settings.data_encryption
+    return Validator(decoders(Keyring(encryption.keyring, encryption.enable_encrypt_fields)))
 
 
 def _key(text: str, prefix: str) -> str:

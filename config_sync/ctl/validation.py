@@ -1,14 +1,13 @@
 """What is wrong with values, without a store: each is decoded as a gateway would."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from config_sync.cache import place_of
 from config_sync.errors import InvalidResource
-
-Decoder = Callable[[str, bytes], tuple[Any, list[str]]]
+from config_sync.schema import Decoder
 
 # Where an id stands, by directory, and what it names (data-model.md section 14).
 _REFERENCES = {
@@ -35,7 +34,7 @@ class Finding(NamedTuple):
 class Validator:
     """Decodes as a gateway with these decoders would."""
 
-    def __init__(self, decoders: Mapping[str, Decoder | None]) -> None:
+    def __init__(self, decoders: Mapping[str, Decoder]) -> None:
         """Take decoders by directory."""
         self._decoders = decoders
 
@@ -46,21 +45,13 @@ class Validator:
             yield Finding(key, "$", "is no resource that a gateway reads", False)
             return
         directory, id_ = place
-        decode = self._decoders.get(directory) or _decode_json
         try:
-            _, warnings = decode(id_, raw)
+            _, warnings = self._decoders[directory](id_, raw)
         except InvalidResource as fault:
             yield Finding(key, fault.path, fault.reason, True)
             return
         for warning in warnings:
             yield Finding(key, "$", warning, False)
-
-
-def _decode_json(id_: str, raw: bytes) -> tuple[Any, list[str]]:
-    try:
-        return msgspec.json.decode(raw, type=dict[str, Any] if id_ else list[Any]), []
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidResource("$", str(error)) from error
 
 
 def dangling(values: Mapping[str, bytes]) -> Iterator[Finding]:

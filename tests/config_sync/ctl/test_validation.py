@@ -15,7 +15,7 @@ def decode(id_: str, raw: bytes) -> tuple[Any, list[str]]:
     return raw, ["looks odd"] if raw == b"odd" else []
 
 
-VALIDATOR = Validator({"routes": decode, "plugin_metadata": None})
+VALIDATOR = Validator({"routes": decode})
 
 
 @pytest.mark.parametrize(
@@ -24,17 +24,11 @@ VALIDATOR = Validator({"routes": decode, "plugin_metadata": None})
         ("routes/1", b"good", []),
         ("routes/1", b"odd", ["warning: routes/1: $: looks odd"]),
         ("routes/1", b"bad", ["error: routes/1: $.uri: of 1 is bad"]),
-        ("plugin_metadata/cors", b"{}", []),
         ("gen_id", b"{}", ["warning: gen_id: $: is no resource that a gateway reads"]),
     ],
 )
 def test_findings(key: str, raw: bytes, lines: list[str]) -> None:
     assert [str(finding) for finding in VALIDATOR.examine(key, raw)] == lines
-
-
-@pytest.mark.parametrize(("key", "raw"), [("plugin_metadata/cors", b"[]"), ("plugins", b"{}"), ("plugins", b"[")])
-def test_without_a_decoder_the_kind_of_value_is_checked(key: str, raw: bytes) -> None:
-    assert [finding.is_fault for finding in VALIDATOR.examine(key, raw)] == [True]
 
 
 def test_references_to_what_is_not_there() -> None:
