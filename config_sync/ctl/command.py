@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ _MISSING = "propylon ctl needs {name}, which comes with the extra: pip install '
 def main(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):
+            # Configuration is UTF-8 in every locale; bytes of keys that are no text are shown escaped.
+            stream.reconfigure(encoding="utf-8", errors="strict" if stream is sys.stdin else "backslashreplace")
     try:
         return _run(options)
     except ConfigError as error:

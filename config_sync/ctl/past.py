@@ -37,8 +37,10 @@ def watch(connect: "Callable[[], EtcdStore]", start_revision: int, as_json: bool
     while True:
         try:
             with connect() as store:
-                if cursor < 0:
-                    cursor = store.revision()
+                revision = store.revision()
+                if cursor > revision:
+                    note(f"etcd is at revision {revision}, below {cursor}: was it restored? Going on there")
+                cursor = min(cursor, revision) if cursor >= 0 else revision
                 note(f"watching {store.prefix} at {store.url} from revision {cursor + 1} on")
                 for step in _steps(store, cursor):
                     say(_as_json(step.event) if as_json else described(step, values))
@@ -146,7 +148,8 @@ def described(step: Step, values: bool) -> str:
 
 
 def _as_json(event: Event) -> str:
-    fields: dict[str, object] = {"revision": event.mod_revision, "key": event.key}
+    key = event.key.encode("utf-8", "backslashreplace").decode()
+    fields: dict[str, object] = {"revision": event.mod_revision, "key": key}
     if isinstance(event, Deletion):
         fields["type"] = "delete"
     else:

@@ -134,7 +134,7 @@ def export(store: "EtcdStore", name: str | None) -> int:
         _write_file(Path(name), text)
         note(f"{name}: {counted(len(values) - len(unreadable), 'object')}")
     if unreadable:
-        raise ConfigError(f"{', '.join(unreadable)}: no JSON objects, so not in the file; delete or rewrite them")
+        raise ConfigError(f"{', '.join(unreadable)}: cannot stand in a file, being no JSON of the kind or no text")
     return FINE
 
 
@@ -161,8 +161,9 @@ def counted(number: int, noun: str) -> str:
 
 def _is_resource(key: str, raw: bytes) -> bool:
     try:
+        key.encode()  # keys of etcd are bytes, those of a file text
         value = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeError):
         return False
     return isinstance(value, list if key == "plugins" else dict)
 

@@ -1,11 +1,13 @@
 """Watch, history and rollback against a real etcd."""
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -109,9 +111,16 @@ def test_rollback_to_what_was_not_valid(tool: Tool, etcd: Etcd) -> None:
     assert tool.run("rollback", "routes/1@2", "--no-validate").returncode == 0
 
 
+class Output(NamedTuple):
+    """What reads the next line of the result, and of all else that is said."""
+
+    line: Callable[[], str]
+    note: Callable[[], str]
+
+
 @contextmanager
-def watching(tool: Tool, *arguments: str) -> Iterator[Callable[[], str]]:
-    """Run a watch; gives what reads its next line. It ends when interrupted, and that is no failure."""
+def watching(tool: Tool, *arguments: str) -> Iterator[Output]:
+    """Run a watch. It ends when interrupted, and that is no failure."""
     process = subprocess.Popen(
         tool.command("watch", *arguments),
         cwd=tool.directory,
@@ -123,7 +132,7 @@ def watching(tool: Tool, *arguments: str) -> Iterator[Callable[[], str]]:
     assert process.stderr is not None
     try:
         assert "watching /apisix/" in process.stderr.readline()
-        yield process.stdout.readline
+        yield Output(process.stdout.readline, process.stderr.readline)
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 0
     finally:
@@ -134,20 +143,20 @@ def watching(tool: Tool, *arguments: str) -> Iterator[Callable[[], str]]:
 
 
 def test_watch_from_a_revision_on(tool: Tool, changed: Etcd) -> None:
-    with watching(tool, "--from", "3") as line:
-        assert line() == "3  put     routes/1  version 2  $.uri\n"
-        assert line() == "4  delete  routes/1\n"
-        assert line() == "5  create  routes/1\n"
+    with watching(tool, "--from", "3") as told:
+        assert told.line() == "3  put     routes/1  version 2  $.uri\n"
+        assert told.line() == "4  delete  routes/1\n"
+        assert told.line() == "5  create  routes/1\n"
         changed.put("routes/1", {**ROUTE, "uri": "/d"})
-        assert line() == "6  put     routes/1  version 2  $.uri\n"
+        assert told.line() == "6  put     routes/1  version 2  $.uri\n"
 
 
 def test_watch_as_json_from_now_on(tool: Tool, changed: Etcd) -> None:
-    with watching(tool, "--json") as line:
+    with watching(tool, "--json") as told:
         changed.put("routes/1", ROUTE)
         changed.put("routes/2", b"{")
         changed.delete("routes/2")
-        assert [json.loads(line()) for _ in range(3)] == [
+        assert [json.loads(told.line()) for _ in range(3)] == [
             put("routes/1", 6, create_revision=5, version=2, value=ROUTE),
             put("routes/2", 7, create_revision=7, version=1, base64="ew=="),
             {"revision": 8, "type": "delete", "key": "routes/2"},
@@ -159,14 +168,27 @@ def put(key: str, revision: int, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_watch_survives_etcd_and_a_compaction(tool: Tool, changed: Etcd) -> None:
-    with watching(tool) as line:
+    with watching(tool) as told:
         changed.put("routes/1", ROUTE)
-        assert line().startswith("6  put")
+        assert told.line().startswith("6  put")
         changed.kill()
         changed.start()
         changed.put("routes/2", ROUTE)
-        assert line() == "7  create  routes/2\n"
+        assert told.line() == "7  create  routes/2\n"
     changed.compact(7)
-    with watching(tool, "--from", "2") as line:
+    with watching(tool, "--from", "2") as told:
         changed.put("routes/3", ROUTE)
-        assert line() == "8  create  routes/3\n"
+        assert told.line() == "8  create  routes/3\n"
+
+
+def test_a_watch_follows_a_store_that_was_wiped(tool: Tool, changed: Etcd, tmp_path: Path) -> None:
+    with watching(tool) as told:
+        changed.put("routes/1", ROUTE)
+        assert told.line().startswith("6  put")
+        changed.kill()
+        shutil.rmtree(tmp_path / "etcd")
+        changed.start()
+        while "below 6: was it restored?" not in (note := told.note()):
+            assert note, "the watch has ended"
+        changed.put("routes/2", ROUTE)
+        assert told.line() == "2  create  routes/2\n"

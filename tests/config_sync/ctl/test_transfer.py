@@ -1,5 +1,6 @@
 """Import, export, diff and validate against a real etcd."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,15 @@ def test_ten_thousand_objects_go_there_and_back(tool: Tool, etcd: Etcd, tmp_path
 def test_an_export_names_what_it_has_to_leave_out(tool: Tool, etcd: Etcd) -> None:
     etcd.put("routes/1", route(1))
     etcd.put("routes/2", b"{")
+    etcd.put("routes/3", b"[]")
+    key = base64.b64encode(b"/apisix/routes/\xff").decode()
+    etcd.call("kv/put", {"key": key, "value": base64.b64encode(json.dumps(route(4)).encode()).decode()})
     exported = tool.run("export")
     assert exported.returncode == 2
-    assert "routes/2: no JSON" in exported.stderr
+    assert "routes/2, routes/3, routes/\\udcff: cannot stand in a file" in exported.stderr
     assert lines(exported.stdout)[-1] == "#END"
     assert "uri: /1" in exported.stdout
+    assert "- routes/\\udcff" in lines(tool.run("diff", "-", text=file_of(routes=[route(1)])).stdout)
 
 
 def test_a_value_that_etcd_does_not_take_is_named_with_a_way_out(tool: Tool, etcd: Etcd) -> None:
