@@ -14,7 +14,7 @@ from config_sync.cache import Entry, place_of
 from config_sync.ctl.comparison import Comparison, changed_paths, compare
 from config_sync.ctl.terminal import note, say, tracked
 from config_sync.ctl.validation import Validator, dangling
-from config_sync.errors import ConfigError, StoreError
+from config_sync.errors import ConfigError, StoreError, WriteConflict
 from config_sync.etcd.transactions import Write, planned, portions
 from config_sync.standalone import read_standalone, write_standalone
 
@@ -112,15 +112,19 @@ def _write(store: "EtcdStore", writes: list[Write]) -> int:
         try:
             revision = store.write(portion)
         except StoreError as error:
-            keys = portion[0].key if len(portion) == 1 else f"{portion[0].key} to {portion[-1].key}"
+            reason = str(error) if isinstance(error, WriteConflict) else f"{_span(portion)}: {error}"
             raise StoreError(
-                f"{keys}: {error}; {done} of {len(writes)} changes are written, import again for the others"
+                f"{reason}; {done} of {len(writes)} changes are written, import again for the others"
             ) from error
         except KeyboardInterrupt:
             note(f"interrupted: {done} or {done + len(portion)} of {len(writes)} changes are written")
             raise
         done += len(portion)
     return revision
+
+
+def _span(portion: list[Write]) -> str:
+    return portion[0].key if len(portion) == 1 else f"{portion[0].key} to {portion[-1].key}"
 
 
 def export(store: "EtcdStore", name: str | None) -> int:

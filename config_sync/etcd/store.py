@@ -195,7 +195,9 @@ class EtcdStore:
             [write.key for write, is_now in zip(writes, now, strict=True) if write.mod_revision != is_now]
         )
 
-    def watch(self, start_revision: int, key: str | None = None, quiet: float | None = None) -> Generator[Batch]:
+    def watch(
+        self, start_revision: int, key: str | None = None, quiet: float | None = None
+    ) -> Generator[Batch, None, None]:
         """Follow everything, or one key, from a revision on; with ``quiet`` until nothing comes for so many seconds.
 
         The first batch has no events: it says that the watch is there.

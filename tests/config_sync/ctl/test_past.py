@@ -53,7 +53,7 @@ def test_history_of_a_key_that_is_gone(tool: Tool, changed: Etcd) -> None:
     assert "routes/2: etcd knows nothing of it: it was never written" in unknown.stderr
 
 
-@pytest.mark.parametrize(("compacted", "first"), [(2, "2  create"), (3, "3  put"), (4, "5  create"), (5, "5  create")])
+@pytest.mark.parametrize(("compacted", "first"), [(3, "3  put"), (4, "5  create")])
 def test_history_after_a_compaction(tool: Tool, changed: Etcd, compacted: int, first: str) -> None:
     changed.compact(compacted)
     told = tool.run("history", "routes/1")
@@ -80,19 +80,16 @@ def test_rollback_of_a_key_that_is_gone(tool: Tool, changed: Etcd) -> None:
     assert uri_of(changed, tool) == "/c"
 
 
-@pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        ("routes/1@4", "was not there at revision 4"),
-        ("routes/1@99", "not come to this revision yet"),
-        ("routes/1", "must be KEY@REVISION"),
-        ("routes/1@x", "must be KEY@REVISION"),
-    ],
-)
-def test_a_rollback_that_cannot_be(tool: Tool, changed: Etcd, key: str, reason: str) -> None:
-    refused = tool.run("rollback", key)
-    assert refused.returncode == 2
-    assert reason in refused.stderr
+def test_a_rollback_that_cannot_be(tool: Tool, changed: Etcd) -> None:
+    for key, reason in {
+        "routes/1@4": "was not there at revision 4",
+        "routes/1@99": "not come to this revision yet",
+        "routes/1": "must be KEY@REVISION",
+        "routes/1@x": "must be KEY@REVISION",
+    }.items():
+        refused = tool.run("rollback", key)
+        assert refused.returncode == 2
+        assert reason in refused.stderr
 
 
 def test_rollback_beyond_a_compaction_says_what_is_kept(tool: Tool, changed: Etcd) -> None:
