@@ -1,8 +1,7 @@
 """Who leads: whoever holds the lock of a file in the runtime directory.
 
 The kernel gives the lock up when its holder ends, however it ends, so there is no moment without a way to a new
-leader and never a second one. Lock and socket are named after what is watched: after a reload that changed that, workers do not
-follow those of before.
+leader and X
 """
 
 import fcntl

@@ -87,7 +87,8 @@ class Feed:
         self._place = (0, 0)  # number of a batch and of its frame
         self._told = 0  # the revision the follower knows to be complete
         self._pages: Iterator[bytes] = iter(())
-        self._resets_at_hello = 0
+        # From now on the follower has what it has from us: only by a replacement can it get ahead.
+        self._resets_at_first = source.history.resets
         self._ahead_until: float | None = None
 
     def hello_received(self, hello: Hello) -> None:
@@ -101,7 +102,6 @@ class Feed:
         self._move(Trigger.HELLO)
         self._hello = hello
         self._ahead_until = None
-        self._resets_at_hello = self._source.history.resets
 
     def next_frame(self, now: float) -> bytes | None:
         """Return what the follower is to be sent next; None: nothing for the time being."""
@@ -134,7 +134,7 @@ class Feed:
 
     def _has_gone_back(self, now: float) -> bool:
         """Tell whether the store, and not only we, is behind the follower."""
-        if self._source.history.resets != self._resets_at_hello:
+        if self._source.history.resets != self._resets_at_first:
             return True
         if not self._source.is_watching():
             self._ahead_until = None

@@ -93,13 +93,12 @@ class FollowerLink(asyncio.Protocol):
         sock = connect(self._path)
 
         async def hand_over() -> None:
+            # Never cancelled: the loop owns the socket from here on. It takes one round.
             try:
                 await self._loop.create_unix_connection(lambda: self, sock=sock)
             except OSError as error:
+                sock.close()
                 self._close(str(error))
-            finally:
-                if self._transport is None:
-                    sock.close()
 
         self._connecting = self._loop.create_task(hand_over())
 
@@ -120,8 +119,6 @@ class FollowerLink(asyncio.Protocol):
             self._handle = None
         if self._transport is not None:
             self._transport.abort()
-        elif self._connecting is not None:
-            self._connecting.cancel()
 
     def _close(self, reason: str) -> None:
         owner = self._owner

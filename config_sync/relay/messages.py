@@ -98,7 +98,7 @@ class Hello(msgspec.Struct, array_like=True, tag=0):
 FromLeader = Welcome | Heartbeat | Batch | Progress | Page | Complete | Compare
 
 _ENCODER = msgspec.msgpack.Encoder()
-_FROM_LEADER = msgspec.msgpack.Decoder(FromLeader)
+_FROM_LEADER: msgspec.msgpack.Decoder[FromLeader] = msgspec.msgpack.Decoder(FromLeader)
 _FROM_FOLLOWER: msgspec.msgpack.Decoder[Hello] = msgspec.msgpack.Decoder(Hello)
 
 
@@ -153,7 +153,7 @@ def size_of(event: Event) -> int:
 
 
 def split(events: Iterable[Event], limit: int) -> list[Sequence[Event]]:
-    """Cut events into parts of about ``limit`` bytes; there is at least one part, and none but the only one is empty."""
+    """Cut events into parts of about ``limit`` bytes; of no events there is one part, empty."""
     parts: list[Sequence[Event]] = []
     part: list[Event] = []
     size = 0

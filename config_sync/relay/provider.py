@@ -273,6 +273,7 @@ class RelayProvider:
             return False
         if is_free:
             log.info("relay: leads from revision %d", self._store.revision)
+            self._last_error = ""
             self._move(Trigger.ELECTED)
         return is_free
 

@@ -47,10 +47,10 @@ def test_a_lock_whose_file_was_replaced_is_not_taken_for_the_real_one(
     lock = Lock(path)
     opened = os.open
 
-    def opened_too_early(*arguments: object) -> int:
-        fd = opened(*arguments)  # type: ignore[call-overload]
+    def opened_too_early(name: Path, flags: int, mode: int) -> int:
+        fd = opened(name, flags, mode)
         path.unlink()
-        return int(fd)
+        return fd
 
     monkeypatch.setattr(os, "open", opened_too_early)
     assert not lock.take()
