@@ -193,6 +193,7 @@ class FollowerLink(asyncio.Protocol):
             self._say_hello()
 
     def _say_hello(self) -> None:
+        self._records = []
         if self._owner is not None and self._transport is not None:
             store = self._store
             self._transport.write(frame(Hello(store.revision, pack_digest(total_digest(store)))))

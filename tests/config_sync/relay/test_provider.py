@@ -24,6 +24,7 @@ from config_sync.relay.messages import (
     FromLeader,
     Hello,
     Record,
+    Welcome,
     frame,
     pack_digest,
     read_from_leader,
@@ -414,7 +415,7 @@ def test_a_follower_that_does_not_read_costs_the_leader_nothing(tmp_path: Path) 
                     await asyncio.sleep(0)
                 await node.agree()
                 received, messages = await asyncio.to_thread(read_until_compare, sock)
-            assert isinstance(messages[-1], Compare)
+            assert isinstance(messages[0], Welcome)
             assert received < 1_500_000, "buffers, not everything that was written"
 
     run(script)
@@ -423,7 +424,7 @@ def test_a_follower_that_does_not_read_costs_the_leader_nothing(tmp_path: Path) 
 def read_until_compare(sock: socket.socket) -> tuple[int, list[FromLeader]]:
     sock.settimeout(10.0)
     received, splitter, messages = 0, FrameSplitter(), list[FromLeader]()
-    while not messages or not isinstance(messages[-1], Compare):
+    while not any(isinstance(message, Compare) for message in messages):
         data = sock.recv(1 << 20)
         received += len(data)
         messages += [read_from_leader(payload) for payload in splitter.feed(data)]
