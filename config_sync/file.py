@@ -78,6 +78,9 @@ class FileProvider:
         if self._retry is not None:
             self._retry.cancel()
 
+    def step_down(self) -> None:
+        """Nobody relies on this one."""
+
     def state(self) -> ProviderState:
         """Tell what is under way."""
         return ProviderState(self._stage.value, self._path, self._revision, self._last_error)

@@ -31,5 +31,8 @@ class Provider(Protocol):
     def stop(self) -> None:
         """Deliver nothing more and close every connection."""
 
+    def step_down(self) -> None:
+        """Leave to others what they rely on this worker for, since it is going to end; go on to deliver."""
+
     def state(self) -> ProviderState:
         """Tell what it is doing."""

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from config_sync.cache import ConfigStore
 from config_sync.etcd.sync import EtcdProvider
 from config_sync.file import FileProvider
 from config_sync.provider import Provider
+from config_sync.relay.election import relay_name
+from config_sync.relay.provider import RelayProvider
 from config_sync.settings import Settings
 
 
@@ -20,4 +23,11 @@ def open_provider(
     """
     if settings.config_provider == "yaml":
         return FileProvider(settings.yaml, store, loop, on_progress)
-    return EtcdProvider(settings.etcd, store, loop, on_progress)
+
+    def watch(on_progress: Callable[[int], None]) -> Provider:
+        return EtcdProvider(settings.etcd, store, loop, on_progress)
+
+    if settings.etcd.watch == "worker":
+        return watch(on_progress)
+    directory = Path(settings.runtime_dir)
+    return RelayProvider(directory, relay_name(settings.etcd), watch, store, loop, on_progress)

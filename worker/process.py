@@ -200,6 +200,7 @@ class Worker:
             self._loop.stop()
             return
         self._boot.entry.state = WorkerState.DRAINING
+        self._provider.step_down()
         for server in self._servers:
             server.close()
         self._api.drain()

@@ -287,7 +287,6 @@ class Propylon(Side):
                     "runtime_dir": str(self.directory),
                     "access_log": "off",
                     "log_level": "warn",
-                    "control": {"listen": ""},
                     "snapshot": "off",
                     "etcd": {"host": [self._around.etcd_url], "prefix": self.etcd_prefix},
                 }

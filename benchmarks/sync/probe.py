@@ -132,7 +132,7 @@ def _install(directory: Path, port: int) -> None:
         nonlocal born
         born = time.monotonic()
 
-    class ProbedLoop(uvloop.Loop):  # type: ignore[misc]
+    class ProbedLoop(uvloop.Loop):
         async def create_server(self, *arguments: Any, **options: Any) -> Any:
             server = await super().create_server(*arguments, **options)
             sock = options.get("sock")
@@ -156,7 +156,7 @@ def _install(directory: Path, port: int) -> None:
             probe.applied(time.perf_counter() - started)
 
     os.register_at_fork(after_in_child=after_fork)
-    uvloop.new_event_loop = new_event_loop
+    uvloop.new_event_loop = new_event_loop  # type: ignore[assignment]
     ConfigStore.apply = timed_apply  # type: ignore[method-assign]
 
 

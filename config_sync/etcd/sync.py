@@ -127,6 +127,9 @@ class EtcdProvider:
             self._timer.cancel()
             self._timer = None
 
+    def step_down(self) -> None:
+        """Nobody relies on this one."""
+
     def state(self) -> ProviderState:
         """Tell what is under way."""
         error = self._last_error if self._watch.failures or self._store.held is not None else ""

@@ -85,7 +85,7 @@ class RelayProvider:
         Args:
             directory: where lock and socket are made; nobody else may write there.
             name: what is watched, see ``election.relay_name``.
-            make_watch: makes a provider that goes on from the store's revision, and calls what it is given.
+            make_watch: makes a provider that goes on from the revision the store has then, and calls what it is given.
             store: where everything goes.
             loop: to run on.
             on_progress: called with a revision when everything up to there is in place.
@@ -101,7 +101,7 @@ class RelayProvider:
         self._store = store
         self._loop = loop
         self._on_progress = on_progress
-        self._spare_watch: Provider | None = make_watch(self._watched)  # a follower, too, checks its settings
+        make_watch(self._watched)  # only to learn at the start whether the settings are of use
         self._watch: Provider | None = None
         self._server: RelayServer | None = None
         self._link: FollowerLink | None = None
@@ -222,9 +222,8 @@ class RelayProvider:
             self._serve()
 
     def _start_watch(self) -> None:
-        watch, self._spare_watch = self._spare_watch, None
         try:
-            self._watch = watch if watch is not None else self._make_watch(self._watched)
+            self._watch = self._make_watch(self._watched)
         except SettingsError as error:
             # A certificate file has gone since the start: it is better that somebody else leads.
             self._report(f"cannot watch etcd: {error}")

@@ -92,6 +92,9 @@ class Watch:
         if self in self.truth.watches:
             self.truth.watches.remove(self)
 
+    def step_down(self) -> None:
+        pass
+
     def state(self) -> ProviderState:
         stage = "watching" if self.truth.is_reachable else "waiting"
         return ProviderState(stage, "etcd", self.store.revision, "", 0)
