@@ -19,16 +19,20 @@ from dataclasses import dataclass
 
 import uvloop
 
+from config_sync import schema
 from config_sync.cache import ConfigStore
+from config_sync.encryption import Keyring
 from config_sync.errors import SettingsError
+from config_sync.guard import Guard
+from config_sync.last_good import LastGood
 from config_sync.providers import open_provider
 from config_sync.settings import Settings
 from worker.api.control import ControlServer
-from worker.api.record import Publisher
+from worker.api.record import Publisher, decode_status
 from worker.context import WorkerContext
 from worker.http.http1_server import Http1Server
 from worker.observability.logs import ErrorLog
-from worker.scoreboard import Entry, WorkerState
+from worker.scoreboard import Entry, Scoreboard, WorkerState
 
 log = logging.getLogger("propylon.worker")
 
@@ -36,6 +40,7 @@ EXIT_SETTINGS = 78  # EX_CONFIG: starting again with the same settings is of no 
 HEARTBEAT = 1.0  # seconds
 DRAIN_CHECK = 0.05  # seconds
 CATCH_UP_CHECK = 0.01  # seconds
+STALE_CHECK = 1.0  # seconds
 READY = b"ready"
 DRAIN = b"drain"
 MAX_MESSAGE_BYTES = 4_096
@@ -93,6 +98,22 @@ def drop_privileges(user: str) -> None:
     os.setuid(account.pw_uid)
 
 
+def open_store(settings: Settings, board: Scoreboard) -> ConfigStore:
+    """Make the empty store of a worker, which the guard of the settings watches over."""
+    encryption = settings.data_encryption
+    keyring = Keyring(encryption.keyring, encryption.enable_encrypt_fields)
+    # The clock of the guard is that of confirmations, which all processes share.
+    return ConfigStore(schema.decoders(keyring), Guard(settings.guard, time.monotonic, lambda: board.confirmed_at))
+
+
+def open_last_good(settings: Settings, store: ConfigStore, loop: asyncio.AbstractEventLoop) -> LastGood | None:
+    """Make what loads and keeps the snapshot; None when there is none, as with a file, which is on disk itself."""
+    path = settings.snapshot_path()
+    if path is None or settings.config_provider != "etcd":
+        return None
+    return LastGood(path, settings.etcd.prefix, store, loop)
+
+
 class Worker:
     """The parts of a worker, and what moves it from one state to the next."""
 
@@ -100,9 +121,10 @@ class Worker:
         self._boot = boot
         self._loop = loop
         self._error_log = error_log
-        self._store = ConfigStore()
+        self._store = open_store(boot.settings, boot.entry.board)
         self._context = WorkerContext(boot.settings, loop, self._store, boot.slot)
         self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
+        self._last_good = open_last_good(boot.settings, self._store, loop)
         self._publisher = Publisher(boot.entry, self._store, self._provider.state)
         self._api = ControlServer(boot.settings, self._store, boot.entry, loop)
         self._api_task: asyncio.Task[None] | None = None
@@ -123,17 +145,42 @@ class Worker:
         if not any(entry.slot == self._boot.slot for entry in self._boot.entry.board.ready()):
             # Nobody else answers on these sockets, and why the gateway is not ready is to be asked now.
             self._serve_api()
-        self._provider.start()
+        begun = loop.create_task(self._receive())
         try:
             loop.run_forever()
         finally:
+            begun.cancel()
             self._provider.stop()
+            if self._last_good is not None:
+                self._last_good.stop()
             self._api.close()
             self._context.close()
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
     # becoming ready
+
+    async def _receive(self) -> None:
+        if self._last_good is not None:
+            await self._last_good.load()
+            self._loop.call_later(self._boot.settings.etcd.startup_timeout, self._serve_stale, self._last_good)
+        self._provider.start()
+
+    def _serve_stale(self, last_good: LastGood) -> None:
+        """Serve what was on disk, when etcd has not told us what is true and nobody else serves what is newer."""
+        entry = self._boot.entry
+        if entry.state != WorkerState.STARTING or self._task is not None:
+            return
+        others = (decode_status(other.published()).changed for other in entry.board.ready())
+        if not last_good.may_serve(others):
+            self._loop.call_later(STALE_CHECK, self._serve_stale, last_good)
+            return
+        log.error(
+            "serves the configuration saved at revision %d, which may be out of date: %s",
+            self._store.changed,
+            self._provider.state().last_error or "etcd has not answered yet",
+        )
+        self._task = self._loop.create_task(self._accept())
 
     def _progressed(self, revision: int) -> None:
         self._publisher.publish()
@@ -166,7 +213,7 @@ class Worker:
         context.start()
         # First seen by those who wait for a revision, then caught up with what they have been told, then accepting.
         boot.entry.state = WorkerState.READY
-        while self._store.revision < boot.entry.board.owed():  # noqa: ASYNC110 - other processes write it
+        while not self._store.stale and self._store.revision < boot.entry.board.owed():  # noqa: ASYNC110 - other processes write it
             await asyncio.sleep(CATCH_UP_CHECK)
         for sock in boot.sockets:
             # The loop calls listen() again, so it must be given the real backlog.
@@ -201,6 +248,8 @@ class Worker:
             return
         self._boot.entry.state = WorkerState.DRAINING
         self._provider.step_down()
+        if self._last_good is not None:
+            self._last_good.stop()
         for server in self._servers:
             server.close()
         self._api.drain()

@@ -1,7 +1,7 @@
 """etcd's JSON gateway: what is asked and what is answered (reference: etcd-http-gateway.md)."""
 
 from base64 import b64encode
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -9,13 +9,15 @@ from config_sync.errors import StoreError
 
 T = TypeVar("T")
 
+Revision = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
 
 class Header(msgspec.Struct, gc=False):
     """Who answered, and where the store stands; ``revision`` is not a position in a stream (section 4.4)."""
 
     cluster_id: int = 0
     member_id: int = 0
-    revision: int = 0
+    revision: Revision = 0
     raft_term: int = 0
 
 
@@ -24,9 +26,9 @@ class KeyValue(msgspec.Struct, gc=False):
 
     key: bytes = b""
     value: bytes = b""
-    mod_revision: int = 0
-    create_revision: int = 0
-    version: int = 0
+    mod_revision: Revision = 0
+    create_revision: Revision = 0
+    version: Revision = 0
     lease: int = 0
 
 
@@ -44,7 +46,7 @@ class WatchResult(msgspec.Struct):
     watch_id: int = 0
     created: bool = False
     canceled: bool = False
-    compact_revision: int = 0
+    compact_revision: Revision = 0
     cancel_reason: str = ""
     fragment: bool = False
     events: list[WatchEvent] = []
