@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -134,7 +135,14 @@ class ConfigHandlers:
         """Return a value with its defaults; decoded anew, for the store keeps what was written."""
         if directory == "plugin_metadata":
             return _decoded(item.good)  # APISIX fills in nothing there
-        return without_unset(msgspec.to_builtins(self._store.value(directory, item.id)))
+        return without_unset(msgspec.to_builtins(self._store.value(directory, item.id), enc_hook=_plain))
+
+
+def _plain(value: object) -> object:
+    """Turn the read-only view that stands for an empty mapping into one that can be written out."""
+    if isinstance(value, MappingProxyType):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
 def _decoded(raw: bytes | None) -> Any:
