@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.processes import Gateway, free_port
+from tests.fakes.processes import Gateway
 
 NOT_IN_TIME = 504
 
@@ -20,13 +20,11 @@ class WatchedGateway(Gateway):
     """A gateway whose workers are asked how far they are."""
 
     def __init__(self, directory: Path, workers: int, etcd: Mapping[str, object], **settings: object) -> None:
-        self.control_port = free_port()
         super().__init__(
             directory,
             "",
             worker_processes=workers,
             etcd=dict(etcd),
-            control={"listen": f"127.0.0.1:{self.control_port}"},
             access_log="off",
             **settings,
         )

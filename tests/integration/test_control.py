@@ -87,7 +87,8 @@ def test_a_rejected_value_is_listed_until_it_heals(gateway: Gateway, etcd: Etcd)
 
 
 def test_a_directory_is_dumped_without_its_secrets(gateway: Gateway, etcd: Etcd) -> None:
-    etcd.put("upstreams/1", {"nodes": {"a.example:80": 1}, "tls": {"client_cert": "c", "client_key": "hidden-key"}})
+    tls = {"client_cert": "c" * 128, "client_key": f"-----BEGIN hidden-key{'k' * 128}"}
+    etcd.put("upstreams/1", {"nodes": {"a.example:80": 1}, "tls": tls})
     revision = etcd.put("routes/2", {**route("/x"), "plugins": {"basic-auth": {"password": "hidden-key"}}})
     assert gateway.control(f"/v1/sync/wait?revision={revision}")[0] == 200
     for path in ("/v1/config/routes", "/v1/config/upstreams", "/v1/routes", "/v1/upstreams", "/v1/upstream/1"):
