@@ -48,6 +48,7 @@ def route(number: int, flavour: str, turn: int = 0) -> bytes:
         "uri": f"/service-{number % 1000}/resource-{number}/*",
         "name": f"route {number}, turn {turn}",
         "methods": ["GET", "POST"],
+        "desc": f"for measurements {'.' * 100}",
         "labels": {"team": f"team-{number % 50}", "pad": ""},
     }
     if flavour == "upstream_id":

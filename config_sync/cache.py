@@ -59,6 +59,7 @@ __all__ = [
 
 log = logging.getLogger("propylon.sync")
 
+LOGGED_FAULTS = 50  # of one snapshot
 AT_ONCE = 64  # events applied in one step; a revision with more is prepared aside first
 
 
@@ -197,9 +198,21 @@ class ConfigStore:
 
     def reject(self, key: str, revision: int, fault: InvalidResource) -> None:
         """List a value as not valid."""
+        self._list_rejected(key, revision, fault)
+        log.error("%s at revision %d is not valid and is not used: %s: %s", key, revision, fault.path, fault.reason)
+
+    def reject_all(self, faults: Sequence[tuple[str, int, InvalidResource]]) -> None:
+        """List very many values as not valid; the log has a few of them, for writing all would block."""
+        for key, revision, fault in faults[:LOGGED_FAULTS]:
+            self.reject(key, revision, fault)
+        for key, revision, fault in faults[LOGGED_FAULTS:]:
+            self._list_rejected(key, revision, fault)
+        if len(faults) > LOGGED_FAULTS:
+            log.error("%d more values are not valid; /v1/config/errors lists them", len(faults) - LOGGED_FAULTS)
+
+    def _list_rejected(self, key: str, revision: int, fault: InvalidResource) -> None:
         self.rejections += 1
         self.rejected[key] = Rejected(key, fault.path, fault.reason, revision)
-        log.error("%s at revision %d is not valid and is not used: %s: %s", key, revision, fault.path, fault.reason)
 
     def tell_replaced(self, revision: int) -> None:
         """Tell observers that a snapshot has been taken over."""

@@ -166,8 +166,7 @@ class Incoming:
         for key in self._healed if store.rejected else ():
             store.rejected.pop(key, None)
         store.digests.update(self._digests)
-        for key, mod_revision, fault in self._faults:
-            store.reject(key, mod_revision, fault)
+        store.reject_all(self._faults)
         for staging in self._stagings:
             try:
                 staging.commit()

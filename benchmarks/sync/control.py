@@ -10,6 +10,7 @@ from typing import Any
 from tests.fakes.processes import Gateway
 
 NOT_IN_TIME = 504
+LONGEST_WAIT = 60.0  # seconds; what the control interface takes
 
 
 class ControlError(Exception):
@@ -45,7 +46,8 @@ class WatchedGateway(Gateway):
         until = time.monotonic() + timeout
         while (left := until - time.monotonic()) > 0:
             try:
-                status, _ = self._get(f"/v1/sync/wait?revision={revision}&timeout={left:.3f}", left + 5.0)
+                wait = min(left, LONGEST_WAIT)
+                status, _ = self._get(f"/v1/sync/wait?revision={revision}&timeout={wait:.3f}", wait + 5.0)
             except ControlError:
                 time.sleep(0.05)  # the worker that was asked has been killed
                 continue
