@@ -43,10 +43,9 @@ class Stepper:
         until = time.perf_counter() + BUDGET
         while self._jobs and time.perf_counter() < until:
             steps, then = self._jobs[0]
-            if self._is_over(steps):
+            if self._is_over(steps) and self._jobs and self._jobs[0][0] is steps:  # else it has stopped us
                 # Only now: what ``then`` starts must find this job gone, and come behind those that wait.
-                if self._jobs and self._jobs[0][0] is steps:
-                    self._jobs.popleft()
+                self._jobs.popleft()
                 then()
         if self._jobs and self._handle is None:
             self._handle = self._loop.call_soon(self._round)
