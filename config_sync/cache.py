@@ -163,13 +163,21 @@ class ConfigStore:
 
     def _apply_staged(self, events: Sequence[Event], revision: int) -> Iterator[None]:
         incoming = Incoming(self, is_complete=False)
-        yield from incoming.add([event for event in events if isinstance(event, Entry)])
-        incoming.remove([event.key for event in events if isinstance(event, Deletion)])
-        yield from incoming.complete(revision, events)
+        try:
+            yield from incoming.add([event for event in events if isinstance(event, Entry)])
+            incoming.remove([event.key for event in events if isinstance(event, Deletion)])
+            yield from incoming.complete(revision, events)
+        finally:
+            incoming.drop()
 
-    def receive(self, guarded: bool = True) -> Incoming:
-        """Begin a complete snapshot, which takes the place of everything; ``guarded``: unless the guard objects."""
-        return Incoming(self, is_complete=True, guarded=guarded)
+    def receive(self, guarded: bool = True, becomes_stale: bool = False) -> Incoming:
+        """Begin a complete snapshot, which takes the place of everything.
+
+        Args:
+            guarded: unless the guard objects.
+            becomes_stale: whether it is of unknown age, and the store stale from then on.
+        """
+        return Incoming(self, is_complete=True, guarded=guarded, becomes_stale=becomes_stale)
 
     # parts of the above that a snapshot needs as well
 

@@ -8,6 +8,7 @@ While a snapshot is on its way, nothing else may change the store.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,14 @@ DECODED = 8  # records decoded between two steps
 class Incoming:
     """One snapshot; or, with ``is_complete`` false, one revision with very many events."""
 
-    def __init__(self, store: "ConfigStore", is_complete: bool, guarded: bool = False) -> None:
+    def __init__(
+        self, store: "ConfigStore", is_complete: bool, guarded: bool = False, becomes_stale: bool = False
+    ) -> None:
         self.is_done = False
         self._store = store
         self._is_complete = is_complete
         self._guarded = guarded
+        self._becomes_stale = becomes_stale
         self._stagings: list[Staging] = store.stagings()
         self._seen: dict[str, set[str]] = {directory: set() for directory in store.caches}
         self._items: dict[str, dict[str, Item]] = {directory: {} for directory in store.caches}
@@ -135,9 +139,22 @@ class Incoming:
             return
         for staging in self._stagings:
             yield from self._safely(staging.finish())
+        if self._is_dropped:
+            return
         self._commit(revision, events)
-        for staging in self._stagings:
-            yield from self._safely(staging.clean())
+        yield from self._clean()
+
+    def _clean(self) -> Iterator[None]:
+        left = deque(self._stagings)
+        try:
+            while left:
+                yield from self._safely(left[0].clean())
+                left.popleft()
+        finally:
+            # Nobody goes on with the steps; what is live by now must be left as if they had been done.
+            for staging in left:
+                for _ in self._safely(staging.clean()):
+                    pass
 
     def _find_gone(self) -> Iterator[None]:
         for directory, cache in self._store.caches.items():
@@ -181,12 +198,14 @@ class Incoming:
             changed = revision if any(self._gone.values()) else max(store.changed, self._changed)
             store.changed = min(changed, revision)
         store.held = None
-        store.stale = False
+        store.stale = self._becomes_stale
         store.revision = revision
         store.tell_replaced(revision)
 
     def drop(self) -> None:
-        """Forget it; steps that are still to be done do nothing."""
+        """Forget it, unless it is in place already; steps that are still to be done do nothing."""
+        if self.is_done or self._is_dropped:
+            return
         self._is_dropped = True
         for staging in self._stagings:
             staging.drop()

@@ -109,8 +109,8 @@ class SwitcherStaging:
             yield from self._aside.clean(self._old_routes)
         while self._old_routes:
             old = self._old_routes.pop()
-            # A copy with other hosts has taken the cell over.
-            successor = switcher.routes.get(old.id)
+            # A copy with other hosts has taken the cell over. What is live by now may be another one again.
+            successor = self._routes.get(old.id)
             if successor is None or successor.upstream is not old.upstream:
                 switcher.discard_cell(old.upstream)
             del old, successor

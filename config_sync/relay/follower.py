@@ -263,4 +263,5 @@ class FollowerLink(asyncio.Protocol):
             owner.differed(f"at revision {revision} we do not hold what the leader holds")
             return
         store.stale = False
+        store.held = None  # from a time when we watched the store ourselves
         owner.followed(store.revision)
