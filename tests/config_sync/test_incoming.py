@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from config_sync import cache, incoming, schema
 from config_sync.cache import Change, ConfigStore, Deletion, Entry, Event, Incoming, Item
 from config_sync.records import digest_of
+from tests.fakes.answers import Answers
 from worker import staging
 from worker.switcher import Switcher
-from tests.fakes.answers import Answers
 
 DECODERS = schema.decoders()
 Way = Callable[[ConfigStore, Sequence[Event], dict[str, Entry], int], Iterator[None]]

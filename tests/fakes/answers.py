@@ -25,7 +25,7 @@ class Answers:
         self.pools: Pools[Http1Client] = Pools()
 
     def to(self, path: str, host: str = "a.com", method: str = "GET") -> tuple[str, tuple[str, ...]] | None:
-        """Return id and peers of where a request is led; instead of peers the error of a reference that leads nowhere."""
+        """Return id and peers of where a request is led; for peers the error, when a reference leads nowhere."""
         target, name = path.encode(), host.encode()
         request = Request(method.encode(), target, target, name, name, b"", True, Framing.NONE, 0, b"")
         route = self.router.match(request, "127.0.0.1")
