@@ -114,6 +114,11 @@ class ConfigStore:
         """Tell an observer of every record from now on."""
         self._observers.append(observer)
 
+    def unobserve(self, observer: Observer) -> None:
+        """Tell an observer nothing more; nothing happens when it is not told anything."""
+        if observer in self._observers:
+            self._observers.remove(observer)
+
     def value(self, directory: str, id_: str) -> Any | None:
         """Decode the last good value of an item again; None when there is none."""
         item = self.caches[directory].items.get(id_)

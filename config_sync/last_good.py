@@ -6,7 +6,7 @@ guard sees what an emptied store would remove, and while the store is away there
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from config_sync.cache import ConfigStore
@@ -26,20 +26,39 @@ class LastGood:
         self._loop = loop
         self._stepper = Stepper(loop)
         self._writer: SnapshotWriter | None = None
+        self._seen: tuple[int, int] | None = None  # the version of the file that was loaded
 
     async def load(self) -> None:
-        """Take what is on disk into the empty store, as stale, and write what comes later; errors are logged."""
+        """Take what is on disk into the store, as stale, and write what comes later; errors are logged.
+
+        Only while no provider runs: nothing else may change the store meanwhile.
+        """
         try:
+            self._seen = await self._loop.run_in_executor(None, _version, self._path)
             data = await self._loop.run_in_executor(None, read_snapshot, self._path, self._prefix)
         except FileNotFoundError:
             log.info("%s: there is no saved configuration yet", self._path)
         except SnapshotError as error:
-            log.error("%s: %s; it is not used, and will be written anew", self._path, error)
+            self._refuse(error)
         else:
             loaded = self._loop.create_future()
-            self._stepper.run(load_snapshot(data, self._store), lambda: loaded.set_result(None))
+            self._stepper.run(self._steps(data), lambda: loaded.set_result(None))
             await loaded
-        self._writer = SnapshotWriter(self._path, self._prefix, self._store, self._loop)
+        if self._writer is None:
+            self._writer = SnapshotWriter(self._path, self._prefix, self._store, self._loop)
+
+    async def has_changed(self) -> bool:
+        """Tell whether another process has written the file since it was loaded."""
+        return self._seen != await self._loop.run_in_executor(None, _version, self._path)
+
+    def _steps(self, data: bytes) -> Iterator[None]:
+        try:
+            yield from load_snapshot(data, self._store)
+        except SnapshotError as error:
+            self._refuse(error)
+
+    def _refuse(self, error: SnapshotError) -> None:
+        log.error("%s: %s; it is not used, and will be written anew", self._path, error)
 
     def may_serve(self, others: Iterable[int]) -> bool:
         """Tell whether the store holds what was on disk, and that is not older than what ``others`` have.
@@ -54,3 +73,17 @@ class LastGood:
         self._stepper.stop()
         if self._writer is not None:
             self._writer.stop()
+
+    async def stopped(self) -> None:
+        """Wait until nothing is being written; after ``stop``."""
+        if self._writer is not None:
+            await self._writer.stopped()
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Tell one version of a file from another; None: there is no file, or it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -14,7 +14,8 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +31,7 @@ FORMAT = b"propylon snapshot 1\n"
 SETTLE = 1.0  # seconds without a change before the file is written …
 SETTLE_AT_MOST = 30.0  # … but not longer than this after the first of them
 LOCK_RETRY = 2.0  # until another worker tries to become the writer
+WRITE_RETRY = 30.0  # until a file that could not be written is tried again
 BLOCK = 256  # records encoded in one step: about 0.2 ms
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -108,22 +110,35 @@ def _blocks(data: bytes) -> Iterator[memoryview]:
 
 
 def load_snapshot(data: bytes, store: ConfigStore) -> Iterator[None]:
-    """Take a snapshot into an empty store, in steps; what is in the store is stale from then on."""
+    """Take what ``read_snapshot`` has read into a store, in steps; what is in the store is stale from then on.
+
+    Raises:
+        SnapshotError: a block cannot be decoded; the store is as it was.
+    """
     blocks = _blocks(data)
     revision = _HEADER.decode(next(blocks)).revision
-    incoming = store.receive(guarded=False)
-    for block in blocks:
-        records = _RECORDS.decode(block)
-        entries = [
-            Entry(_text(record.key), record.value, record.mod_revision, record.create_revision, record.version)
-            for record in records
-        ]
-        good = {_text(record.key): record.good for record in records if isinstance(record.good, bytes)}
-        yield
-        yield from incoming.add(entries, good)
-    yield from incoming.complete(revision)
+    incoming = store.receive(guarded=False, becomes_stale=True)
+    try:
+        for block in blocks:
+            entries, good = _entries(block)
+            yield
+            yield from incoming.add(entries, good)
+        yield from incoming.complete(revision)
+    finally:
+        incoming.drop()
     store.changed = revision
-    store.stale = True
+
+
+def _entries(block: memoryview) -> tuple[list[Entry], dict[str, bytes]]:
+    try:
+        records = _RECORDS.decode(block)
+    except msgspec.MsgspecError as error:
+        raise SnapshotError(f"is damaged: {error}") from error
+    entries = [
+        Entry(_text(record.key), record.value, record.mod_revision, record.create_revision, record.version)
+        for record in records
+    ]
+    return entries, {_text(record.key): record.good for record in records if isinstance(record.good, bytes)}
 
 
 def _text(key: bytes) -> str:
@@ -142,6 +157,7 @@ class SnapshotWriter:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed_at: float | None = None  # the first change that is not in the file
+        self._is_stopped = False
         store.observe(self)
 
     def applied(self, events: Sequence[Event], revision: int) -> None:
@@ -154,24 +170,30 @@ class SnapshotWriter:
         self._note_change()
 
     def stop(self) -> None:
-        """Write no more, and let another worker."""
+        """Write no more, and let another worker as soon as nothing is being written; see ``stopped``."""
+        self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._task is not None:
             self._task.cancel()
-            self._task = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-        self._changed_at = None
+        else:
+            self._unlock()
+
+    async def stopped(self) -> None:
+        """Wait until no thread of ours writes any more; after ``stop``."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def _note_change(self) -> None:
-        now = self._loop.time()
         if self._changed_at is None:
-            self._changed_at = now
+            self._changed_at = self._loop.time()
         if self._task is None and self._timer is None:
-            self._timer = self._loop.call_later(SETTLE, self._settle, self._store.changed)
+            self._look_in(SETTLE)
+
+    def _look_in(self, delay: float) -> None:
+        if not self._is_stopped:
+            self._timer = self._loop.call_later(delay, self._settle, self._store.changed)
 
     def _settle(self, seen: int) -> None:
         """Write when nothing has changed since the last look, or has for too long."""
@@ -179,9 +201,9 @@ class SnapshotWriter:
         now = self._loop.time()
         is_settled = self._store.changed == seen or now - (self._changed_at or now) > SETTLE_AT_MOST
         if not is_settled:
-            self._timer = self._loop.call_later(SETTLE, self._settle, self._store.changed)
-        elif self._store.stale or self._store.held is not None or not self._is_writer():
-            self._timer = self._loop.call_later(LOCK_RETRY, self._settle, self._store.changed)
+            self._look_in(SETTLE)
+        elif self._store.stale or not self._is_writer():
+            self._look_in(LOCK_RETRY)
         else:
             self._changed_at = None
             self._task = self._loop.create_task(self._write())
@@ -202,55 +224,79 @@ class SnapshotWriter:
         self._lock = lock
         return True
 
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     async def _write(self) -> None:
+        delay = SETTLE
         try:
             await self._write_file()
         except OSError as error:
-            log.error("%s: cannot be written: %s", self._path, error.strerror)
+            log.error("%s: cannot be written: %s; it is tried again in %d s", self._path, error.strerror, WRITE_RETRY)
+            self._changed_at = self._changed_at or self._loop.time()
+            delay = WRITE_RETRY
         finally:
             self._task = None
-        if self._changed_at is not None and self._lock is not None:
-            self._note_change()
+            if self._is_stopped:
+                self._unlock()
+        if self._changed_at is not None:
+            self._look_in(delay)
 
     async def _write_file(self) -> None:
         store = self._store
         # Items are never changed, so these lists stay what they are now however long the writing takes.
         tables = [(directory, list(cache.items.values())) for directory, cache in store.caches.items()]
         head = FORMAT + encode_block(Header(self._prefix, store.changed))
-        file = await self._loop.run_in_executor(None, _SnapshotFile, self._path)
+        file = _SnapshotFile(self._path)
         try:
-            await self._loop.run_in_executor(None, file.write, head)
+            await self._in_thread(file.begin, head)
             for directory, items in tables:
                 for at in range(0, len(items), BLOCK):
                     block = encode_block([record_of(directory, item) for item in items[at : at + BLOCK]])
-                    await self._loop.run_in_executor(None, file.write, block)
-            await self._loop.run_in_executor(None, file.finish)
+                    await self._in_thread(file.write, block)
+            await self._in_thread(file.finish)
         except BaseException:
             file.abandon()
             raise
 
+    async def _in_thread(self, call: Callable[..., None], *arguments: bytes) -> None:
+        """Call in a thread; when we are cancelled, not before the call is over, for until then the file is its."""
+        running = self._loop.run_in_executor(None, call, *arguments)
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
+
 
 class _SnapshotFile:
-    """A file being written beside the one it will replace."""
+    """A file being written beside the one it will replace, by the one who holds the lock."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._part = path.with_name(path.name + ".part")
+        self._sum = hashlib.sha256()
+        self._file: BinaryIO | None = None
+
+    def begin(self, head: bytes) -> None:
         self._part.unlink(missing_ok=True)
         descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         self._file = os.fdopen(descriptor, "wb")
-        self._sum = hashlib.sha256()
+        self.write(head)
 
     def write(self, data: bytes) -> None:
         self._sum.update(data)
-        self._file.write(data)
+        self._opened().write(data)
 
     def finish(self) -> None:
         self.write(bytes(4))
-        self._file.write(self._sum.digest())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        file = self._opened()
+        file.write(self._sum.digest())
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
         self._part.replace(self._path)
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
@@ -259,5 +305,12 @@ class _SnapshotFile:
             os.close(directory)
 
     def abandon(self) -> None:
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        if self._file is not None:
+            # What it still buffers may not fit on the disk.
+            with suppress(OSError):
+                self._file.close()
+            self._part.unlink(missing_ok=True)
+
+    def _opened(self) -> BinaryIO:
+        assert self._file is not None  # noqa: S101 - begun
+        return self._file

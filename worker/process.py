@@ -125,10 +125,11 @@ class Worker:
         self._context = WorkerContext(boot.settings, loop, self._store, boot.slot)
         self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
         self._last_good = open_last_good(boot.settings, self._store, loop)
-        self._publisher = Publisher(boot.entry, self._store, self._provider.state)
+        self._publisher = Publisher(boot.entry, self._store, lambda: self._provider.state())
         self._api = ControlServer(boot.settings, self._store, boot.entry, loop)
         self._api_task: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
+        self._receiving: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._accepts = False
         self._drain_until = 0.0
@@ -145,14 +146,15 @@ class Worker:
         if not any(entry.slot == self._boot.slot for entry in self._boot.entry.board.ready()):
             # Nobody else answers on these sockets, and why the gateway is not ready is to be asked now.
             self._serve_api()
-        begun = loop.create_task(self._receive())
+        self._receiving = loop.create_task(self._receive())
         try:
             loop.run_forever()
         finally:
-            begun.cancel()
+            self._receiving.cancel()
             self._provider.stop()
             if self._last_good is not None:
                 self._last_good.stop()
+                loop.run_until_complete(self._last_good.stopped())
             self._api.close()
             self._context.close()
             loop.run_until_complete(loop.shutdown_default_executor())
@@ -173,7 +175,7 @@ class Worker:
             return
         others = (decode_status(other.published()).changed for other in entry.board.ready())
         if not last_good.may_serve(others):
-            self._loop.call_later(STALE_CHECK, self._serve_stale, last_good)
+            self._receiving = self._loop.create_task(self._load_again(last_good))
             return
         log.error(
             "serves the configuration saved at revision %d, which may be out of date: %s",
@@ -181,6 +183,26 @@ class Worker:
             self._provider.state().last_error or "etcd has not answered yet",
         )
         self._task = self._loop.create_task(self._accept())
+
+    async def _load_again(self, last_good: LastGood) -> None:
+        """Take a file that another worker has written since: what it serves may have been too new to be in ours."""
+        try:
+            if self._is_cut_off() and await last_good.has_changed() and self._is_cut_off():
+                provider = open_provider(self._boot.settings, self._store, self._loop, self._progressed)
+                self._provider.stop()
+                self._provider = provider
+                await last_good.load()
+                provider.start()
+        finally:
+            self._loop.call_later(STALE_CHECK, self._serve_stale, last_good)
+
+    def _is_cut_off(self) -> bool:
+        """Tell whether nobody has told us yet what is true, and it does not look as if somebody was about to."""
+        store = self._store
+        is_told = store.revision > 0 and not store.stale
+        return (
+            not is_told and self._boot.entry.state == WorkerState.STARTING and self._provider.state().last_error != ""
+        )
 
     def _progressed(self, revision: int) -> None:
         self._publisher.publish()

@@ -126,6 +126,7 @@ class RelayProvider:
         """Deliver nothing more; whoever follows us finds another leader at once."""
         self._is_candidate = False
         self._move(Trigger.STOP)
+        self._store.unobserve(self)
 
     def step_down(self) -> None:
         """Leave leading to others for ever, and follow."""

@@ -3,7 +3,8 @@
 import gc
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -153,7 +154,7 @@ def test_wherever_it_is_broken_off_all_or_nothing_is_in_place(chance: random.Ran
         steps = broken.store.applying(events, last) if as_events else whole(arriving, live, last)
         for _ in range(cut):
             next(steps, None)
-        steps.close()
+        cast("Generator[None, None, None]", steps).close()
         arriving.drop()
         expected = after if broken.store.revision == last else before
         assert broken.content() == expected.content()
@@ -270,7 +271,9 @@ def test_a_value_that_went_bad_while_we_were_away_keeps_its_last_good_one_and_sa
     arriving = store.receive()
     list(arriving.add([put("routes/1", b"{", 5)]))
     list(arriving.complete(5))
-    assert store.value("routes", "1").uris == ("/a",)
+    value = store.value("routes", "1")
+    assert value is not None
+    assert value.uris == ("/a",)
     assert store.rejected["routes/1"].revision == 5
     assert not any("add" in line for line in told)
 
