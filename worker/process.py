@@ -233,6 +233,7 @@ class Worker:
         boot = self._boot
         context = self._context
         context.start()
+        self._publisher.publish()  # what was loaded from disk has not been told by a provider
         # First seen by those who wait for a revision, then caught up with what they have been told, then accepting.
         boot.entry.state = WorkerState.READY
         while not self._store.stale and self._store.revision < boot.entry.board.owed():  # noqa: ASYNC110 - other processes write it

@@ -40,6 +40,10 @@ def put(key: str, revision: int, value: bytes = GOOD) -> Entry:
     return Entry(key, value, revision, revision, 1)
 
 
+def rewrite(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(damage(path.read_bytes()))
+
+
 class Process:
     """A store and its snapshot; in ``async with`` as long as the process lives."""
 
@@ -137,7 +141,7 @@ def test_a_damaged_file_is_ignored_with_a_word_and_written_anew(
         async with Process(path) as first:
             first.listed(3, put("routes/1", 2))
             await first.saved()
-        path.write_bytes(damage(path.read_bytes()))
+        await asyncio.to_thread(rewrite, path, damage)
         async with Process(path) as second:
             assert (second.routes(), second.store.stale) == (set(), False)
             (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

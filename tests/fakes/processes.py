@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from config_sync.cache import ConfigStore
+from config_sync.snapshot import SnapshotError, load_snapshot, read_snapshot
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0  # seconds for anything that must come true
@@ -92,6 +96,17 @@ class Etcd:
     def delete(self, key: str) -> None:
         """Delete a key below /apisix."""
         self.call("kv/deleterange", {"key": _key(key)})
+
+    def delete_everything(self) -> int:
+        """Delete all keys below /apisix/, in one revision, which is returned."""
+        answer = self.call("kv/deleterange", {"key": _key(""), "range_end": base64.b64encode(b"/apisix0").decode()})
+        return int(answer["header"]["revision"])
+
+    def wipe(self) -> None:
+        """Replace it by a new one, which is empty, at the same address."""
+        self.kill()
+        shutil.rmtree(self._directory / "etcd")
+        self.start()
 
     def compact(self, revision: int) -> None:
         """Forget history before a revision."""
@@ -196,6 +211,16 @@ class Gateway:
         decoded: dict[str, Any] = self.control("/v1/sync")[1]
         return decoded
 
+    def applied(self, revision: int) -> None:
+        """Wait until all workers have applied a revision."""
+        status, answer = self.control(f"/v1/sync/wait?revision={revision}&timeout={PATIENCE:g}")
+        assert status == 200, answer
+
+    def saved(self) -> None:
+        """Wait until what all workers serve is on disk."""
+        path = self.directory / "run" / "config.snapshot"
+        wait_until(lambda: _saved_revision(path) == self.sync()["workers"][0]["changed"], "the snapshot is on disk")
+
     def connection_to(self, pid: int) -> socket.socket:
         """Open a connection that a certain worker has accepted."""
         for _ in range(500):
@@ -232,6 +257,17 @@ class Gateway:
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _saved_revision(path: Path) -> int:
+    try:
+        data = read_snapshot(path, "/apisix")
+    except (FileNotFoundError, SnapshotError):
+        return 0
+    store = ConfigStore()
+    for _ in load_snapshot(data, store):
+        pass
+    return store.revision
 
 
 def _state(pid: int) -> str:

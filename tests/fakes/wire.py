@@ -1,6 +1,11 @@
 """A wire between clients and one server, which can be cut, stalled and slowed."""
 
 import asyncio
+import base64
+import re
+import threading
+from collections.abc import Callable
+from types import TracebackType
 from urllib.parse import urlsplit
 
 _PIECE = 65_536
@@ -22,6 +27,7 @@ class Wire:
         self._flows = asyncio.Event()
         self._flows.set()
         self.whole = True
+        self.edit: Callable[[bytes], bytes] = lambda data: data  # what comes from the server, as often as it is read
         self.rate = 0.0  # bytes per second and direction; 0: as fast as it goes
         self.connections = 0  # accepted in all
         self.url = ""
@@ -77,18 +83,23 @@ class Wire:
             self._drop(writer)
             self._drop(far_writer)
             return
-        for source, target in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._pump(source, target))
+        for source, target, edit in ((reader, far_writer, None), (far_reader, writer, self._edited)):
+            task = asyncio.create_task(self._pump(source, target, edit))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    def _edited(self, data: bytes) -> bytes:
+        return self.edit(data)
+
+    async def _pump(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, edit: Callable[[bytes], bytes] | None
+    ) -> None:
         try:
             while data := await source.read(_PIECE):
                 if self.rate:
                     await asyncio.sleep(len(data) / self.rate)
                 await self._flows.wait()
-                target.write(data)
+                target.write(edit(data) if edit is not None else data)
                 await target.drain()
         except ConnectionError:
             pass  # cut
@@ -98,3 +109,62 @@ class Wire:
     def _drop(self, writer: asyncio.StreamWriter) -> None:
         self._writers.discard(writer)
         writer.transport.abort()
+
+
+class ThreadedWire:
+    """A wire with a thread of its own, for tests that have no event loop; of use in ``with``."""
+
+    def __init__(self, url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._wire = Wire(url)
+        self._hidden: list[bytes] = []
+        self.url = ""
+
+    def __enter__(self) -> "ThreadedWire":
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._wire.start(), self._loop).result()
+        self.url = self._wire.url
+        self._wire.edit = self._edit
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._wire.stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def cut(self) -> None:
+        """End every connection at once, and new ones as soon as they are made."""
+        self._call(self._wire.cut)
+
+    def mend(self) -> None:
+        """Carry again."""
+        self._call(self._wire.mend)
+
+    def hide(self, key: str) -> None:
+        """Withhold the next watch message about a key below /apisix/ from the one watcher it would reach first."""
+        self._hidden.append(base64.b64encode(f"/apisix/{key}".encode()))
+
+    @property
+    def hides(self) -> bool:
+        """Whether a message is still to be withheld."""
+        return bool(self._hidden)
+
+    def _edit(self, data: bytes) -> bytes:
+        for key in self._hidden:
+            # The framing stays what it is: what takes its place says nothing and has the same length.
+            found = re.search(rb'\{"result":[^\n]*"events":[^\n]*' + re.escape(key) + rb'"[^\n]*\}', data)
+            if found is not None:
+                self._hidden.remove(key)
+                nothing = b'{"result":{}}'.ljust(len(found[0]))
+                return data[: found.start()] + nothing + data[found.end() :]
+        return data
+
+    def _call(self, what: Callable[[], None]) -> None:
+        async def done() -> None:
+            what()
+
+        asyncio.run_coroutine_threadsafe(done(), self._loop).result()
