@@ -12,7 +12,7 @@ what they need, and ``value`` decodes again for the few who ask later.
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from config_sync import schema
@@ -59,7 +59,7 @@ __all__ = [
 
 log = logging.getLogger("propylon.sync")
 
-LOGGED_FAULTS = 50  # of one snapshot
+LOGGED = 50  # values of one snapshot that are not valid
 AT_ONCE = 64  # events applied in one step; a revision with more is prepared aside first
 
 
@@ -211,21 +211,18 @@ class ConfigStore:
 
     def reject(self, key: str, revision: int, fault: InvalidResource) -> None:
         """List a value as not valid."""
-        self._list_rejected(key, revision, fault)
-        log.error("%s at revision %d is not valid and is not used: %s: %s", key, revision, fault.path, fault.reason)
+        self.reject_all({key: Rejected(key, fault.path, fault.reason, revision)})
 
-    def reject_all(self, faults: Sequence[tuple[str, int, InvalidResource]]) -> None:
-        """List very many values as not valid; the log has a few of them, for writing all would block."""
-        for key, revision, fault in faults[:LOGGED_FAULTS]:
-            self.reject(key, revision, fault)
-        for key, revision, fault in faults[LOGGED_FAULTS:]:
-            self._list_rejected(key, revision, fault)
-        if len(faults) > LOGGED_FAULTS:
-            log.error("%d more values are not valid; /v1/config/errors lists them", len(faults) - LOGGED_FAULTS)
-
-    def _list_rejected(self, key: str, revision: int, fault: InvalidResource) -> None:
-        self.rejections += 1
-        self.rejected[key] = Rejected(key, fault.path, fault.reason, revision)
+    def reject_all(self, rejected: Mapping[str, Rejected]) -> None:
+        """List values as not valid; of very many the log has a few, for writing all would block."""
+        self.rejections += len(rejected)
+        self.rejected.update(rejected)
+        for one in islice(rejected.values(), LOGGED):
+            log.error(
+                "%s at revision %d is not valid and is not used: %s: %s", one.key, one.revision, one.path, one.reason
+            )
+        if len(rejected) > LOGGED:
+            log.error("%d more values are not valid; /v1/config/errors lists them", len(rejected) - LOGGED)
 
     def tell_replaced(self, revision: int) -> None:
         """Tell observers that a snapshot has been taken over."""

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from config_sync.digest import MODULUS
-from config_sync.errors import InvalidResource
-from config_sync.records import Change, Entry, Event, Item, Staging, item_hash, key_of, place_of
+from config_sync.records import Change, Entry, Event, Item, Rejected, Staging, item_hash, place_of
 
 if TYPE_CHECKING:
     from config_sync.cache import ConfigStore
 
 log = logging.getLogger("propylon.sync")
 
+IN_PLACE = 256  # items put in place one by one in the last step; for more a second table is made aside
 COMPARED = 64  # records compared between two steps
+MERGED = 256  # items taken over into a second table, or freed with the first, between two steps
 DECODED = 8  # records decoded between two steps
 
 
@@ -42,7 +43,9 @@ class Incoming:
         self._gone: dict[str, list[str]] = {directory: [] for directory in store.caches}
         self._new = dict.fromkeys(store.caches, 0)  # records of keys that were not there
         self._digests = dict(store.digests)
-        self._faults: list[tuple[str, int, InvalidResource]] = []
+        self._merged: dict[str, dict[str, Item]] = {}  # tables that take the live ones' place
+        self._replaced: list[dict[str, Item]] = []  # what they have taken the place of
+        self._faults: dict[str, Rejected] = {}
         self._healed: list[str] = []
         self._changed = 0  # the highest revision among what differs
         self._is_dropped = False
@@ -76,7 +79,8 @@ class Incoming:
         decoded = self._store.decode(directory, id_, entry, last_good)
         item, value = decoded.item, decoded.value
         if decoded.fault is not None:
-            self._faults.append((entry.key, entry.mod_revision, decoded.fault))
+            fault = decoded.fault
+            self._faults[entry.key] = Rejected(entry.key, fault.path, fault.reason, entry.mod_revision)
             if last_good is None and good is not None and entry.key in good:
                 # From elsewhere: a file, another worker, which have seen it before us.
                 kept = self._store.decode(directory, id_, entry._replace(value=good[entry.key]), None)
@@ -139,6 +143,7 @@ class Incoming:
             return
         for staging in self._stagings:
             yield from self._safely(staging.finish())
+        yield from self._merge()
         if self._is_dropped:
             return
         self._commit(revision, events)
@@ -150,11 +155,40 @@ class Incoming:
             while left:
                 yield from self._safely(left[0].clean())
                 left.popleft()
+            yield from self._free_replaced()
         finally:
             # Nobody goes on with the steps; what is live by now must be left as if they had been done.
             for staging in left:
                 for _ in self._safely(staging.clean()):
                     pass
+
+    def _free_replaced(self) -> Iterator[None]:
+        """Free the items that are no more: for very many at once that takes as long as some hundred requests."""
+        for items in self._replaced:
+            while items:
+                items.popitem()
+                if len(items) % MERGED == 0:
+                    yield
+
+    def _merge(self) -> Iterator[None]:
+        """Make a second table aside where so many items differ that the live one could not be changed at once."""
+        for directory, cache in self._store.caches.items():
+            new, gone = self._items[directory], frozenset(self._gone[directory])
+            if len(new) + len(gone) <= IN_PLACE:
+                continue
+            if not cache.items:
+                self._merged[directory] = new
+                continue
+            merged = self._merged[directory] = {}
+            for at, (id_, item) in enumerate(cache.items.items()):
+                if id_ not in gone:
+                    merged[id_] = new.get(id_, item)
+                if at % MERGED == MERGED - 1:
+                    yield
+            for at, (id_, item) in enumerate(new.items()):
+                merged.setdefault(id_, item)
+                if at % MERGED == MERGED - 1:
+                    yield
 
     def _find_gone(self) -> Iterator[None]:
         for directory, cache in self._store.caches.items():
@@ -176,12 +210,15 @@ class Incoming:
     def _commit(self, revision: int, events: Sequence[Event]) -> None:
         store = self._store
         for directory, cache in store.caches.items():
-            for id_ in self._gone[directory]:
-                del cache.items[id_]
-                store.rejected.pop(key_of(directory, id_), None)
-            cache.items.update(self._items[directory])
-        for key in self._healed if store.rejected else ():
-            store.rejected.pop(key, None)
+            if directory in self._merged:
+                self._replaced.append(cache.items)
+                cache.items = self._merged[directory]
+            else:
+                for id_ in self._gone[directory]:
+                    del cache.items[id_]
+                cache.items.update(self._items[directory])
+        if store.rejected:
+            self._forget_rejected()
         store.digests.update(self._digests)
         store.reject_all(self._faults)
         for staging in self._stagings:
@@ -201,6 +238,17 @@ class Incoming:
         store.stale = self._becomes_stale
         store.revision = revision
         store.tell_replaced(revision)
+
+    def _forget_rejected(self) -> None:
+        rejected = self._store.rejected
+        for key in self._healed:
+            rejected.pop(key, None)
+        if any(self._gone.values()):
+            gone = {directory: frozenset(ids) for directory, ids in self._gone.items()}
+            places = [(key, place_of(key)) for key in rejected]
+            for key, place in places:
+                if place is not None and place[1] in gone[place[0]]:
+                    del rejected[key]
 
     def drop(self) -> None:
         """Forget it, unless it is in place already; steps that are still to be done do nothing."""

@@ -154,9 +154,9 @@ class _Aside:
     def fill(self) -> Iterator[None]:
         """Enter the routes that stay and those that are new."""
         changed = self._changed
-        staying = (route for id_, route in list(self._live.items()) if id_ not in changed)
-        for at, route in enumerate(staying):
-            self._enter(route)
+        for at, (id_, route) in enumerate(self._live.items()):
+            if id_ not in changed:
+                self._enter(route)
             if at % PORTION == PORTION - 1:
                 yield
         for at, new in enumerate(changed.values()):

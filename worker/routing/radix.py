@@ -11,13 +11,14 @@ joined again when the reason for the split is gone.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 V = TypeVar("V")
 
 # Most nodes are leaves; all of those share one dictionary, which is never written to.
 NO_EDGES: dict[int, Any] = {}
-DISMANTLED = 64  # nodes freed between two steps, about
+DISMANTLED = 64  # nodes freed between two steps
 
 
 class Node(Generic[V]):
@@ -115,11 +116,13 @@ class RadixTree(Generic[V]):
     def dismantle(self) -> Iterator[None]:
         """Free the whole tree, in steps."""
         waiting, self._root = [self._root], Node(b"")
-        while waiting:
+        for freed in count(1):
+            if not waiting:
+                return
             node = waiting.pop()
             waiting.extend(node.edges.values())
             node.edges = NO_EDGES
-            if len(waiting) % DISMANTLED == 0:
+            if freed % DISMANTLED == 0:
                 yield
 
 
