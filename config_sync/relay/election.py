@@ -1,7 +1,6 @@
 """Who leads: whoever holds the lock of a file in the runtime directory.
 
-The kernel gives the lock up when its holder ends, however it ends, so there is no moment without a way to a new
-leader and X
+The kernel gives the lock up when its holder ends, however it ends: another worker can lead from that moment on.
 """
 
 import fcntl
