@@ -314,6 +314,7 @@ class Watch:
         """Watch at another member: this one has not sent what there is."""
         if self.state is not State.WATCHING:
             return []
+        self.incidents += 1
         return self._fail(reason, now)
 
     def suspect_loss(self, reason: str, now: float) -> list[Command]:

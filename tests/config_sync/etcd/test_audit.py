@@ -92,6 +92,9 @@ class Scene:
 
     # the audit
 
+    def state(self) -> AuditState:
+        return self.audit.state
+
     @property
     def now(self) -> float:
         return self.clock
@@ -145,7 +148,7 @@ def found(scene: Scene, reason: str) -> None:
     [verdict] = scene.whole()
     assert isinstance(verdict, SuspectLoss)
     assert reason in verdict.reason
-    assert scene.audit.state is AuditState.RESTING
+    assert scene.state() is AuditState.RESTING
     assert scene.audit.wake_at is not None, "there is a next one"
 
 
@@ -199,7 +202,7 @@ def test_keys_touched_since_it_began_are_not_compared(scene: Scene) -> None:
     scene.write("routes/0", None)
     [newer] = scene.answer(read)
     assert scene.answer(newer) == [], "the cursor has moved: that is fresh enough"
-    assert scene.audit.state is AuditState.RESTING
+    assert scene.state() is AuditState.RESTING
 
 
 def test_what_is_newer_may_come_in_a_while(scene: Scene) -> None:
@@ -207,9 +210,9 @@ def test_what_is_newer_may_come_in_a_while(scene: Scene) -> None:
     scene.write("routes/9", seen=False)
     [newer] = scene.answer(read)
     assert scene.answer(newer) == []
-    assert scene.audit.state is AuditState.AWAITING
+    assert scene.state() is AuditState.AWAITING
     assert scene.see("routes/9") == []
-    assert scene.audit.state is AuditState.RESTING
+    assert scene.state() is AuditState.RESTING
     assert scene.whole() == [Verified(scene.revision)]
 
 
@@ -341,7 +344,7 @@ def test_a_call_that_fails_is_tried_again_soon(scene: Scene) -> None:
 def test_a_compacted_revision_is_passed_over(scene: Scene) -> None:
     scene.due()
     assert scene.audit.call_failed(OUT_OF_RANGE, "mvcc: required revision has been compacted", scene.clock) == []
-    assert scene.audit.state is AuditState.RESTING
+    assert scene.state() is AuditState.RESTING
 
 
 def test_a_revision_that_etcd_has_not_come_to_is_a_loss(scene: Scene) -> None:
@@ -360,7 +363,7 @@ def test_what_comes_after_it_was_broken_off_is_ignored(scene: Scene, when: Audit
         [newer] = scene.answer(read)
         if when is AuditState.AWAITING:
             scene.answer(newer)
-    assert scene.audit.state is when
+    assert scene.state() is when
     scene.audit.stop()
     assert scene.audit.wake_at is None
     answer = RangeAnswer(Header(1, 1, 99, 2), [], False, 0)
@@ -402,7 +405,7 @@ def test_while_the_watch_only_delays_nothing_is_taken_for_lost(chance: random.Ra
     commands: list[AuditCommand] = []
     for _ in range(count):
         next(writing)
-        if not commands and scene.audit.state is AuditState.RESTING:
+        if not commands and scene.state() is AuditState.RESTING:
             commands = scene.due()
         if commands and chance.random() < 0.7:
             commands = scene.answer(commands[0], limit=chance.randint(1, 3))
