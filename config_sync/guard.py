@@ -25,6 +25,7 @@ class Guard:
         self._now = now
         self._confirmed_at = confirmed_at
         self._since: float | None = None
+        self._removes = 0  # by the snapshot that was last held back
 
     def held(self, removes: int, of: int) -> Held | None:
         """Tell whether a snapshot that removes so many routes is held back; None lets it pass."""
@@ -34,8 +35,11 @@ class Guard:
         now = self._now()
         if self._since is None:
             self._since = now
+        elif self._confirmed_at() > self._since and removes > self._removes:
+            self._since = now  # more would go than anybody can have meant
         waited = now - self._since
         if self._confirmed_at() > self._since or (self._settings.hold and waited >= self._settings.hold):
             self._since = None
             return None
+        self._removes = removes
         return Held(removes, of, self._since)

@@ -157,6 +157,7 @@ class SnapshotWriter:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed_at: float | None = None  # the first change that is not in the file
+        self._is_lock_missed = False  # and somebody has been told
         self._is_stopped = False
         store.observe(self)
 
@@ -214,8 +215,11 @@ class SnapshotWriter:
         try:
             lock = self._path.with_name(self._path.name + ".lock").open("ab")
         except OSError as error:
-            log.error("%s: its lock cannot be opened: %s", self._path, error.strerror)
+            if not self._is_lock_missed:  # it is tried again all the time
+                log.error("%s: its lock cannot be opened: %s", self._path, error.strerror)
+            self._is_lock_missed = True
             return False
+        self._is_lock_missed = False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -173,8 +173,7 @@ class Worker:
         entry = self._boot.entry
         if entry.state != WorkerState.STARTING or self._task is not None:
             return
-        others = (decode_status(other.published()).changed for other in entry.board.ready())
-        if not last_good.may_serve(others):
+        if not last_good.may_serve(self._changes_of_ready()):
             self._receiving = self._loop.create_task(self._load_again(last_good))
             return
         log.error(
@@ -183,6 +182,9 @@ class Worker:
             self._provider.state().last_error or "etcd has not answered yet",
         )
         self._task = self._loop.create_task(self._accept())
+
+    def _changes_of_ready(self) -> list[int]:
+        return [decode_status(entry.published()).changed for entry in self._boot.entry.board.ready()]
 
     async def _load_again(self, last_good: LastGood) -> None:
         """Take a file that another worker has written since: what it serves may have been too new to be in ours."""
@@ -236,7 +238,7 @@ class Worker:
         self._publisher.publish()  # what was loaded from disk has not been told by a provider
         # First seen by those who wait for a revision, then caught up with what they have been told, then accepting.
         boot.entry.state = WorkerState.READY
-        while not self._store.stale and self._store.revision < boot.entry.board.owed():  # noqa: ASYNC110 - other processes write it
+        while self._is_behind():  # noqa: ASYNC110 - other processes write what it looks at
             await asyncio.sleep(CATCH_UP_CHECK)
         for sock in boot.sockets:
             # The loop calls listen() again, so it must be given the real backlog.
@@ -248,6 +250,12 @@ class Worker:
         self._accepts = True
         boot.control.send(READY)
         log.info("worker %d of generation %d is ready at revision %d", boot.slot, boot.generation, self._store.revision)
+
+    def _is_behind(self) -> bool:
+        """Tell whether others serve, or have been told of, what we do not have yet."""
+        if self._last_good is not None and self._store.stale:
+            return not self._last_good.may_serve(self._changes_of_ready())
+        return self._store.revision < self._boot.entry.board.owed()
 
     # what the master says
 

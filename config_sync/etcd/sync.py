@@ -60,7 +60,7 @@ class EtcdProvider:
         """Prepare; see ``config_sync.provider`` for the callback.
 
         A store that is not stale and has a revision is taken to be equal to etcd at that revision: the watch
-        goes on from there.
+        goes on from there. With an epoch key it is compared first, since nobody knows of which epoch it is.
 
         Raises:
             SettingsError: an address or certificate file is of no use.
@@ -79,7 +79,7 @@ class EtcdProvider:
             self._known,
             random.random,
             settings.epoch_key,
-            0 if store.stale else store.revision,
+            0 if store.stale or settings.epoch_key else store.revision,
         )
         self._tokens = Tokens()
         self._auditor = Auditor(

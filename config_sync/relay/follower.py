@@ -262,6 +262,7 @@ class FollowerLink(asyncio.Protocol):
             self.close()
             owner.differed(f"at revision {revision} we do not hold what the leader holds")
             return
-        store.stale = False
+        if store.revision == revision:
+            store.stale = False
         store.held = None  # from a time when we watched the store ourselves
         owner.followed(store.revision)

@@ -55,7 +55,7 @@ def test_without_a_time_only_a_confirmation_lets_it_pass() -> None:
     times.now = 1e9
     assert guard.held(19, 20) == Held(19, 20, 100.0), "it tells since when, and what would go now"
     times.confirmed = 1e9 - 1
-    assert guard.held(20, 20) is None
+    assert guard.held(19, 20) is None
 
 
 def test_a_confirmation_of_what_was_before_is_none() -> None:
@@ -80,3 +80,14 @@ def test_the_time_counts_from_when_it_was_first_held_back() -> None:
     assert guard.held(20, 20) == Held(20, 20, 160.0)
     times.now = 220.0
     assert guard.held(20, 20) is None
+
+
+def test_a_confirmation_is_of_what_was_shown() -> None:
+    times = Times()
+    guard = times.guard()
+    assert guard.held(12, 20) == Held(12, 20, 100.0)
+    times.confirmed = 101.0
+    times.now = 102.0
+    assert guard.held(20, 20) == Held(20, 20, 102.0), "more would go"
+    times.confirmed = 103.0
+    assert guard.held(19, 20) is None, "less may"

@@ -88,10 +88,13 @@ class Publisher:
         self._provider_state = provider_state
 
     def publish(self) -> None:
-        """Write the record and the revision; some ten microseconds, however many objects there are."""
+        """Write the record and the revision; some ten microseconds, however many objects there are.
+
+        The revision is what others may rely on: none while nobody knows how it relates to those of the store.
+        """
         status = self.status()
         self._entry.publish(encode_status(status))
-        self._entry.revision = status.revision
+        self._entry.revision = 0 if status.stale or status.held is not None else status.revision
 
     def status(self) -> SyncStatus:
         """Tell what is live in this worker now."""

@@ -148,7 +148,9 @@ def _held(held: Held | None, now: float) -> dict[str, Any] | None:
 
 
 def _late(entry: Entry) -> dict[str, Any]:
-    return {**_who(entry), "revision": entry.revision}
+    status = decode_status(entry.published())
+    reasons = {name: True for name, holds in (("stale", status.stale), ("held", status.held is not None)) if holds}
+    return {**_who(entry), "revision": status.revision, **reasons}
 
 
 def _who(entry: Entry) -> dict[str, Any]:

@@ -283,3 +283,27 @@ def test_a_provider_stopped_by_its_own_callback_asks_for_nothing_more() -> None:
         await etcd.stop()
 
     run(script)
+
+
+@pytest.mark.parametrize(("epoch_key", "first"), [("", "/v3/watch"), ("epoch", "/v3/kv/range")])
+def test_a_store_of_an_unknown_epoch_is_compared_first(epoch_key: str, first: str) -> None:
+    """As when a worker takes the lead over: etcd may have been replaced just then."""
+
+    def reply(path: str, body: dict[str, Any]) -> bytes:
+        if path == "/v3/watch":
+            return STREAM + line(created(7))
+        return answer(page(7, record("routes/1", ROUTE, 3)))
+
+    async def script() -> None:
+        etcd = await FakeEtcd(reply).start()
+        store = ConfigStore()
+        store.apply((), 7)
+        settings = EtcdSettings(host=(etcd.url,), epoch_key=epoch_key)
+        provider = EtcdProvider(settings, store, asyncio.get_running_loop(), lambda revision: None)
+        provider.start()
+        await until(lambda: "/v3/watch" in etcd.paths(), "a watch")
+        assert etcd.paths()[0] == first
+        provider.stop()
+        await etcd.stop()
+
+    run(script)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from config_sync.cache import ConfigStore
+from config_sync.provider import ProviderState
 from config_sync.status import Held, SyncStatus
 from worker.api.messages import Answer, Outcome, Pending, Request
-from worker.api.record import encode_status
+from worker.api.record import Publisher, encode_status
 from worker.api.sync import SyncHandlers, wait_arguments
 from worker.scoreboard import Entry, Scoreboard, WorkerState
 
@@ -201,3 +203,23 @@ def test_ready_when_every_slot_has_a_worker_that_accepts(node: Node) -> None:
     assert read(node.handlers.ready(request)) == (503, {"status": "error", "error": error})
     starting.state = WorkerState.READY
     assert read(node.handlers.ready(request)) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(("is_stale", "held"), [(True, None), (False, Held(9, 10, 1.0)), (True, Held(9, 10, 1.0))])
+def test_what_may_be_of_another_life_of_the_store_is_waited_for(node: Node, is_stale: bool, held: Held | None) -> None:
+    node.worker(0, 900)
+    entry = node.worker(1, 0)
+    store = ConfigStore()
+    store.apply((), 900)
+    publisher = Publisher(entry, store, lambda: ProviderState("waiting", "", 900, ""))
+    store.stale, store.held = is_stale, held
+    publisher.publish()
+    assert node.sync()["workers"][1]["revision"] == 900
+    waiting = node.wait(7, 0.5)
+    assert waiting.poll(100.4) is None
+    [missing] = read(waiting.poll(100.5))[1]["missing"]
+    assert (missing["slot"], missing["revision"]) == (1, 900)
+    assert (missing.get("stale", False), missing.get("held", False)) == (is_stale, held is not None)
+    store.stale, store.held = False, None
+    publisher.publish()
+    assert read(node.wait(7).poll(100.0))[0] == 200
