@@ -30,6 +30,7 @@ from config_sync.relay.messages import (
     read_from_leader,
 )
 from config_sync.relay.provider import TRANSITIONS, RelayProvider, Role
+from config_sync.status import Held
 from tests.fakes.etcd import until
 
 ROUTE = b'{"uri": "/a", "upstream": {"nodes": {"127.0.0.1:80": 1}}}'
@@ -483,3 +484,110 @@ def test_settings_of_no_use_are_said_at_the_start(tmp_path: Path) -> None:
 def test_the_table_knows_every_role() -> None:
     assert set(TRANSITIONS) == set(Role)
     assert {role for moves in TRANSITIONS.values() for role in moves.values()} == set(Role)
+
+
+def from_disk(worker: Worker, revision: int, *entries: Entry) -> None:
+    """Fill a worker's store as from a snapshot on disk."""
+    arriving = worker.store.receive(guarded=False, becomes_stale=True)
+    for _ in (*arriving.add(entries), *arriving.complete(revision)):
+        pass
+
+
+@pytest.mark.parametrize("revision", [2, 3, 50], ids=["behind", "equal", "ahead"])
+def test_a_worker_with_an_old_snapshot_is_brought_up_to_date_by_its_leader(tmp_path: Path, revision: int) -> None:
+    """Ahead it is when the store went back; equal in its revision only, when it was filled again."""
+
+    async def script() -> None:
+        truth = Truth()
+        truth.put("routes/1")
+        truth.put("routes/2")
+        with Node(tmp_path, truth, 2) as node:
+            await node.agree()
+            late = Worker(tmp_path, truth)
+            from_disk(late, revision, Entry("routes/old", ROUTE, 2, 2, 1))
+            late.store.held = Held(9, 10, 1.0)
+            node.workers.append(late)
+            late.relay.start()
+            await node.agree()
+            assert late.routes() == {"1", "2"}
+            assert not late.store.stale
+            assert late.store.held is None
+            truth.put("routes/3")
+            await node.agree()
+            assert len(truth.watches) == 1
+
+    run(script)
+
+
+def test_while_the_store_is_away_fresh_workers_tell_stale_ones_what_is_true(tmp_path: Path) -> None:
+    """As in a reload: new workers come from the disk, and the leader is still an old one."""
+
+    async def script() -> None:
+        truth = Truth()
+        truth.put("routes/1")
+        with Node(tmp_path, truth, 2) as node:
+            await node.agree()
+            truth.is_reachable = False
+            new = [Worker(tmp_path, truth) for _ in range(2)]
+            for worker in new:
+                from_disk(worker, 1)
+                worker.relay.start()
+            node.workers += new
+            await node.agree()
+            assert [worker.store.stale for worker in node.workers] == [False] * 4
+            for old in node.workers[:2]:
+                old.relay.step_down()
+            await until(lambda: any(worker.relay.role is Role.LEADING for worker in new), "a new one leads")
+            truth.is_reachable = True
+            truth.put("routes/2")
+            await node.agree()
+
+    run(script)
+
+
+def test_a_stale_leader_is_not_believed_by_those_who_know_better(tmp_path: Path) -> None:
+    async def script() -> None:
+        truth = Truth()
+        truth.put("routes/1")
+        with Node(tmp_path, truth, 2) as node:
+            await node.agree()
+            follower = node.workers[1]
+            truth.is_reachable = False
+            follower.relay._is_candidate = False  # so that it is the stale one who leads
+            await node_without_leader(node)
+            stale = Worker(tmp_path, truth)
+            from_disk(stale, 90, Entry("routes/old", ROUTE, 90, 90, 1))
+            stale.relay.start()
+            node.workers.append(stale)
+            await until(lambda: stale.relay.role is Role.LEADING, "it leads")
+            await until(lambda: follower.relay._link is not None, "it is followed")
+            await asyncio.sleep(2 * provider_module.POLL)  # in which it could have told
+            assert follower.routes() == {"1"}
+            assert not follower.store.stale
+            truth.put("routes/2")
+            truth.is_reachable = True
+            truth.tell()
+            await node.agree()
+            assert follower.routes() == stale.routes() == {"1", "2"}
+
+    run(script)
+
+
+async def node_without_leader(node: Node) -> None:
+    [leader] = node.leaders()
+    node.workers.remove(leader)
+    leader.relay.stop()
+
+
+def test_who_has_stopped_notes_nothing_more(tmp_path: Path) -> None:
+    async def script() -> None:
+        truth = Truth()
+        truth.put("routes/1")
+        worker = Worker(tmp_path, truth)
+        worker.relay.start()
+        await until(lambda: worker.holds(truth), "it has what there is")
+        worker.relay.stop()
+        worker.store.apply([Entry("routes/2", ROUTE, 9, 9, 1)], 9)
+        assert worker.relay.history.revision == truth.revision
+
+    run(script)
