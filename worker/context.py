@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
+from config_sync.steps import Stepper
 from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
 from worker.routing.router import Router
@@ -59,7 +60,7 @@ class WorkerContext:
         self.upstream_connections: set[Http1Client] = set()
         self.router = Router()
         self.pools: Pools[Http1Client] = Pools()
-        self.switcher = Switcher(store, self.router, self.pools, seed)
+        self.switcher = Switcher(store, self.router, self.pools, seed, Stepper(loop))
         self.access_log: AccessLog | None = None
         path = settings.access_log_path()
         if path is not None:

@@ -6,7 +6,8 @@
           HeadersTooLarge 431, MethodNotAllowed 405, NotImplementedCoding 501, VersionNotSupported 505
         - ClientClosed 499 (log only)
     - RoutingError: what is configured does not lead anywhere
-        - RouteNotFound 404, ServiceMissing 404, UpstreamMissing 502, NoUpstream 503, NoPeers 503
+        - RouteNotFound 404, ServiceMissing 404, UpstreamMissing 502, NoUpstream 503, NoPeers 503,
+          UnknownBalancer 500, QueueFull 503, QueueTimeout 503
     - UpstreamError: the peer's doing
         - ConnectFailed 502, ConnectTimeout 504, PeerClosed 502, SendTimeout 504, ReadTimeout 504,
           InvalidResponse 502, RetryTimeout 502
@@ -139,6 +140,24 @@ class NoUpstream(RoutingError):
 
 class NoPeers(RoutingError):
     """The upstream has no node that can be used."""
+
+    status = 503
+
+
+class UnknownBalancer(RoutingError):
+    """The upstream's ``type`` is none we know."""
+
+    status = 500
+
+
+class QueueFull(RoutingError):
+    """Every node is at ``max_conns``, and as many requests wait as may."""
+
+    status = 503
+
+
+class QueueTimeout(RoutingError):
+    """No node had room within ``queue.timeout``."""
 
     status = 503
 

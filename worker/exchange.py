@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worker.http.http1_server import Http1Server
     from worker.http.relay import RequestBody
     from worker.routing.route import Route
+    from worker.upstream.balancers.tracked import Place
     from worker.upstream.peer import Peer
 
 
@@ -38,6 +39,7 @@ class Exchange:
         "downstream",
         "error",
         "peer",
+        "place",
         "request",
         "route",
         "started",
@@ -53,6 +55,7 @@ class Exchange:
         self.body: RequestBody | None = None
         self.route: Route | None = None
         self.peer: Peer | None = None
+        self.place: Place | None = None  # held at the peer, when its upstream is tracked
         self.connection: Http1Client | None = None
         self.status = 0  # of the answer, once its head has been sent
         self.bytes_sent = 0  # body bytes of the answer

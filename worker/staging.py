@@ -46,9 +46,11 @@ class SwitcherStaging:
             if directory == "routes":
                 self._routes[id_] = switcher.build_route(id_, new) if new is not None else None
             elif directory == "upstreams":
-                self._upstreams[id_] = switcher.builder.build(id_, new) if new is not None else None
+                old = switcher.upstream_cell(id_).current
+                self._upstreams[id_] = switcher.builder.build(id_, new, old) if new is not None else None
             elif directory == "services":
-                self._services[id_] = new, switcher.build_cell(f"service/{id_}", new)
+                cell = switcher.service_cell(id_).upstream
+                self._services[id_] = new, switcher.build_cell(f"service/{id_}", new, cell)
 
     def finish(self) -> Iterator[None]:
         """Settle which hosts routes have, and fill a router aside if they are many."""

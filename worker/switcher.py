@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from config_sync import schema
 from config_sync.cache import Change, ConfigStore
+from config_sync.steps import Stepper
 from worker.routing.route import AddressCondition, Pattern, Route
 from worker.routing.router import Router
 from worker.staging import SwitcherStaging
@@ -30,10 +31,17 @@ NO_METHODS: frozenset[bytes] = frozenset()
 class Switcher:
     """Keeps router and upstreams equal to the configuration."""
 
-    def __init__(self, store: ConfigStore, router: Router, pools: "Pools[Http1Client]", seed: int = 0) -> None:
-        """Listen to a store that is still empty; for ``seed`` see ``UpstreamBuilder``."""
+    def __init__(
+        self,
+        store: ConfigStore,
+        router: Router,
+        pools: "Pools[Http1Client]",
+        seed: int = 0,
+        stepper: Stepper | None = None,
+    ) -> None:
+        """Listen to a store that is still empty; for ``seed`` and ``stepper`` see ``UpstreamBuilder``."""
         self.router = router
-        self.builder = UpstreamBuilder(pools, seed)
+        self.builder = UpstreamBuilder(pools, seed, stepper)
         self.routes: dict[str, Route] = {}
         self.routes_of_service: dict[str, set[str]] = {}  # of those that have a service
         self._upstreams: dict[str, UpstreamCell] = {}
@@ -69,18 +77,24 @@ class Switcher:
     def _upstream_changed(self, change: Change) -> None:
         cell = self.upstream_cell(change.id)
         old = cell.current
-        cell.current = self.builder.build(change.id, change.new) if change.new is not None else None
+        cell.current = self.builder.build(change.id, change.new, old) if change.new is not None else None
         self.builder.discard(old)
 
-    def build_cell(self, owner: str, config: schema.Service | schema.Route | None) -> UpstreamCell | None:
-        """Return the cell that a route or service is to use: shared by id, or its own for an inline upstream."""
+    def build_cell(
+        self, owner: str, config: schema.Service | schema.Route | None, old: UpstreamCell | None
+    ) -> UpstreamCell | None:
+        """Return the cell that a route or service is to use: shared by id, or its own for an inline upstream.
+
+        ``old`` is the one it has used until now.
+        """
         if config is None:
             return None
         if config.upstream_id is not None:
             return self.upstream_cell(config.upstream_id)
         if config.upstream is None:
             return None
-        return UpstreamCell(owner, self.builder.build(owner, config.upstream), is_inline=True)
+        previous = old.current if old is not None and old.is_inline else None
+        return UpstreamCell(owner, self.builder.build(owner, config.upstream, previous), is_inline=True)
 
     def discard_cell(self, cell: UpstreamCell | None) -> None:
         """Give back what a cell used that belonged to a route or service alone."""
@@ -100,7 +114,7 @@ class Switcher:
         cell = self.service_cell(change.id)
         old = cell.upstream
         cell.exists = change.new is not None
-        cell.upstream = self.build_cell(f"service/{change.id}", change.new)
+        cell.upstream = self.build_cell(f"service/{change.id}", change.new, old)
         self.discard_cell(old)
         hosts = change.new.hosts if change.new is not None else ()
         if hosts != cell.hosts:
@@ -155,6 +169,7 @@ class Switcher:
         if config.plugins or config.plugin_config_id:
             log.warning("route %s: plugins are not available and do not run", id_)
         service = self.service_cell(config.service_id) if config.service_id is not None else None
+        old = self.routes.get(id_)
         return Route(
             id_,
             tuple(Pattern(uri) for uri in config.uris),
@@ -162,7 +177,7 @@ class Switcher:
             self._encoded(config.methods),
             config.priority,
             AddressCondition(config.remote_addrs) if config.remote_addrs else None,
-            self.build_cell(id_, config),
+            self.build_cell(id_, config, old.upstream if old is not None else None),
             service,
             config.timeout,
             inherits_hosts=service is not None and not config.hosts,

@@ -56,14 +56,22 @@ class KeepalivePool(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields
     requests: CountFromOne = 1000
 
 
+class Queue(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """How many requests of a worker may wait for a node below ``max_conns``, and how long; ``timeout`` in seconds."""
+
+    size: Count = 100
+    timeout: Annotated[float, Meta(gt=0)] = 60.0
+
+
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One address of an upstream; an IPv6 address stands in brackets."""
+    """One address of an upstream; an IPv6 address stands in brackets, and ``max_conns`` replaces the upstream's."""
 
     host: str
     weight: Count
     port: Port | None = None
     priority: int = 0
     metadata: dict[str, Any] | None = None
+    max_conns: Count | None = None
 
 
 class ActiveHealthy(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -153,7 +161,11 @@ else:
 
 
 class Upstream(NamedResource, kw_only=True, forbid_unknown_fields=True):
-    """A set of peers and how to choose among them; ``retry_timeout`` in seconds."""
+    """A set of peers and how to choose among them; ``retry_timeout`` in seconds.
+
+    ``max_conns`` is how many requests of a worker may be under way to each node; 0: unlimited. It and ``queue`` are not
+    APISIX's.
+    """
 
     type: str = "roundrobin"
     nodes: Nodes | None = None
@@ -170,6 +182,8 @@ class Upstream(NamedResource, kw_only=True, forbid_unknown_fields=True):
     pass_host: Literal["pass", "node", "rewrite"] = "pass"
     upstream_host: str | None = None
     keepalive_pool: KeepalivePool | None = None
+    max_conns: Count = 0
+    queue: Queue | None = None
     tls: UpstreamTls | None = None
 
 

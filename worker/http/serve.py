@@ -56,6 +56,8 @@ async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
         except Exception:
             log.exception("internal error on %s %s", request.method.decode(), request.path.decode("utf-8", "replace"))
             refuse(context, exchange, ProxyError("internal error"))
+        if exchange.place is not None:
+            exchange.place.leave(exchange)
         if context.access_log is not None:
             context.access_log.record(exchange)
         downstream.exchange_ended(exchange)
@@ -93,8 +95,10 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
         raise NoPeers(f"upstream {upstream.id} has no usable node")
     timeout = route.timeout or upstream.timeout
     tried: tuple[Peer, ...] = ()
-    peer = upstream.balancer.next()
-    while peer is not None:
+    peer = upstream.balancer.next(exchange)
+    if peer is None:
+        peer = await wait_for_peer(exchange, upstream)
+    while True:
         exchange.peer = peer
         try:
             connection = peer.pool.acquire()
@@ -111,6 +115,17 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
             return
         except UpstreamError as error:
             peer, tried = next_peer(context, exchange, request, upstream, tried, error)
+
+
+async def wait_for_peer(exchange: Exchange, upstream: "Upstream") -> "Peer":
+    """Wait until a peer has room for an exchange that the balancer has none for.
+
+    Raises:
+        NoPeers, QueueFull, QueueTimeout: there is none, and none to wait for.
+    """
+    if upstream.queue is None:
+        raise NoPeers(f"upstream {upstream.id} has no usable node")
+    return await upstream.queue.wait(exchange)
 
 
 def next_peer(
@@ -137,8 +152,10 @@ def next_peer(
         return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
     exchange.attempts = [*(exchange.attempts or ()), error.status]
     tried = (*tried, failed)
-    peer = upstream.balancer.next(tried)
-    if peer is None or len(tried) > upstream.retries:
+    if len(tried) > upstream.retries:
+        raise error
+    peer = upstream.balancer.next(exchange, tried)
+    if peer is None:
         raise error
     if upstream.retry_timeout and context.loop.time() - exchange.started > upstream.retry_timeout:
         raise RetryTimeout(f"no answer from upstream {upstream.id} in time") from error

@@ -4,7 +4,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from config_sync import schema
-from worker.upstream import balancers
+from config_sync.steps import Stepper
+from worker.upstream.balancing import Balancing
 from worker.upstream.peer import DEFAULT_PORTS, Peer, Upstream
 from worker.upstream.pool import PoolKey, Pools
 
@@ -20,21 +21,23 @@ SUPPORTED_SCHEMES = frozenset(("http",))
 class UpstreamBuilder:
     """Builds upstreams, and gives back the pools they used."""
 
-    def __init__(self, pools: "Pools[Http1Client]", seed: int = 0) -> None:
-        """Take peers' connections from ``pools``; ``seed`` keeps the balancers of several workers out of step."""
+    def __init__(self, pools: "Pools[Http1Client]", seed: int = 0, stepper: Stepper | None = None) -> None:
+        """Take peers' connections from ``pools``; for the others see ``Balancing``."""
         self._pools = pools
-        self._seed = seed
+        self._balancing = Balancing(seed, stepper)
 
-    def build(self, id_: str, config: schema.Upstream) -> Upstream:
-        """Build an upstream; what is not available is logged, and its requests are answered with 503."""
+    def build(self, id_: str, config: schema.Upstream, previous: Upstream | None = None) -> Upstream:
+        """Build an upstream; what is not available is logged, and its requests are refused.
+
+        Args:
+            id_: names it in logs.
+            config: as decoded.
+            previous: the same upstream before its change; what is known of nodes that stay is taken over.
+        """
         peers = [peer for node in config.nodes or () if (peer := self._build_peer(id_, config, node)) is not None]
-        try:
-            balancer = balancers.build(config.type, peers, self._seed)
-        except KeyError:
-            log.error("upstream %s: type %s is not available; its requests are answered with 503", id_, config.type)
-            balancer = None
         if config.nodes is None:
             log.error("upstream %s: discovery_type %s is not available", id_, config.discovery_type)
+        balancer, queue = self._balancing.build(id_, config, peers, previous)
         return Upstream(
             id_,
             peers,
@@ -44,6 +47,7 @@ class UpstreamBuilder:
             config.timeout,
             config.pass_host,
             config.upstream_host,
+            queue,
         )
 
     def _build_peer(self, id_: str, config: schema.Upstream, node: schema.Node) -> Peer | None:
@@ -53,7 +57,8 @@ class UpstreamBuilder:
         port = node.port or DEFAULT_PORTS[config.scheme]
         limits = config.keepalive_pool or DEFAULT_POOL
         key = PoolKey(config.scheme, node.host, port, limits.size, limits.idle_timeout, limits.requests)
-        return Peer(node.host, port, node.weight, node.priority, self._pools.use(key), config.scheme)
+        max_conns = config.max_conns if node.max_conns is None else node.max_conns
+        return Peer(node.host, port, node.weight, node.priority, self._pools.use(key), config.scheme, max_conns)
 
     def discard(self, upstream: Upstream | None) -> None:
         """Give back what an upstream used that no new request will find."""

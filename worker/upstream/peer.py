@@ -1,23 +1,27 @@
 """Upstream and Peer: the compiled form of a configured upstream, as an exchange uses it."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from config_sync.schema import Timeout
+from worker.upstream.load import Load
 
 if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
     from worker.upstream.balancers import Balancer
     from worker.upstream.pool import Pool
+    from worker.upstream.queue import Queue
 
 DEFAULT_TIMEOUT = Timeout(connect=60.0, send=60.0, read=60.0)
+NO_LOAD = Load()  # of all peers whose load nobody tracks
 DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 
 
 class Peer:
     """One node of an upstream: its address, its weight, and the pool of connections to it."""
 
-    __slots__ = ("authority", "host", "pool", "port", "priority", "weight")
+    __slots__ = ("address", "authority", "host", "load", "max_conns", "pool", "port", "priority", "weight")
 
     def __init__(
         self,
@@ -27,8 +31,9 @@ class Peer:
         priority: int,
         pool: "Pool[Http1Client]",
         scheme: str = "http",
+        max_conns: int = 0,
     ) -> None:
-        """Describe a peer; an IPv6 address may come with its brackets."""
+        """Describe a peer; an IPv6 address may come with its brackets, and a ``max_conns`` of 0 is no limit."""
         bare = host.removeprefix("[").removesuffix("]")
         shown = f"[{bare}]" if ":" in bare else bare
         self.host = bare
@@ -36,18 +41,29 @@ class Peer:
         self.weight = weight
         self.priority = priority
         self.pool = pool
+        self.max_conns: float = max_conns or inf
+        self.load = NO_LOAD  # its own when the upstream is tracked
+        self.address = f"{shown}:{port}"
         # The port stands in Host only when it is not the scheme's own (upstreams.md section 6).
         self.authority = (shown if port == DEFAULT_PORTS.get(scheme) else f"{shown}:{port}").encode()
 
+    def is_tracked(self) -> bool:
+        """Tell whether its load is being counted."""
+        return self.load is not NO_LOAD
+
+    def is_full(self) -> bool:
+        """Tell whether it has as many requests under way as it may."""
+        return self.load.active >= self.max_conns
+
     def __repr__(self) -> str:
         """Show the address."""
-        return f"{self.host}:{self.port}"
+        return self.address
 
 
 class Upstream:
     """A named set of peers with one balancer; replaced as a whole when its configuration changes."""
 
-    __slots__ = ("balancer", "host", "id", "pass_host", "peers", "retries", "retry_timeout", "timeout")
+    __slots__ = ("balancer", "host", "id", "pass_host", "peers", "queue", "retries", "retry_timeout", "timeout")
 
     def __init__(
         self,
@@ -59,10 +75,12 @@ class Upstream:
         timeout: Timeout | None,
         pass_host: str,
         upstream_host: str | None,
+        queue: "Queue | None" = None,
     ) -> None:
         self.id = id_
         self.peers = tuple(peers)
         self.balancer = balancer
+        self.queue = queue  # where exchanges wait to which the balancer gives no peer; None when that cannot be
         self.retries = max(0, len(peers) - 1) if retries is None else retries
         self.retry_timeout = retry_timeout
         self.timeout = timeout or DEFAULT_TIMEOUT
