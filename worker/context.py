@@ -13,7 +13,9 @@ from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
 from worker.routing.router import Router
 from worker.switcher import Switcher
+from worker.upstream.balancing import Balancing
 from worker.upstream.pool import Pools
+from worker.upstream.shared_loads import LoadRow
 
 if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
@@ -46,8 +48,15 @@ class WorkerContext:
         "upstream_connections",
     )
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, store: ConfigStore, seed: int = 0) -> None:
-        """Prepare a worker; ``seed`` (its slot) keeps the balancers of several from moving in step."""
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        store: ConfigStore,
+        seed: int = 0,
+        row: LoadRow | None = None,
+    ) -> None:
+        """Prepare a worker; for ``seed`` (its slot) and ``row`` see ``Balancing``."""
         self.settings = settings
         self.loop = loop
         self.time = loop.time
@@ -60,7 +69,7 @@ class WorkerContext:
         self.upstream_connections: set[Http1Client] = set()
         self.router = Router()
         self.pools: Pools[Http1Client] = Pools()
-        self.switcher = Switcher(store, self.router, self.pools, seed, Stepper(loop))
+        self.switcher = Switcher(store, self.router, self.pools, Balancing(seed, Stepper(loop), row))
         self.access_log: AccessLog | None = None
         path = settings.access_log_path()
         if path is not None:

@@ -122,7 +122,8 @@ class Worker:
         self._loop = loop
         self._error_log = error_log
         self._store = open_store(boot.settings, boot.entry.board)
-        self._context = WorkerContext(boot.settings, loop, self._store, boot.slot)
+        row = boot.entry.board.loads.row(boot.entry.number)
+        self._context = WorkerContext(boot.settings, loop, self._store, boot.slot, row)
         self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
         self._last_good = open_last_good(boot.settings, self._store, loop)
         self._publisher = Publisher(boot.entry, self._store, lambda: self._provider.state())

@@ -15,6 +15,8 @@ import time
 from enum import IntEnum
 from zlib import crc32
 
+from worker.upstream.shared_loads import SharedLoads
+
 MAX_ENTRIES = 4_096
 MAX_RECORD_BYTES = 4_088
 _FIELDS = ("pid", "generation", "state", "revision", "connections", "requests", "accepted", "heartbeat_ns", "slot")
@@ -106,6 +108,7 @@ class Scoreboard:
         self.records_at = (_HEADER_WORDS + entries * _ENTRY_WORDS) * 8
         self.memory = memoryview(mmap.mmap(-1, self.records_at + entries * 2 * _RECORD_PLACE))
         self.words: memoryview[int] = self.memory[: self.records_at].cast("q")
+        self.loads = SharedLoads()
         self._free = list(reversed(range(entries)))
 
     # the master's part
@@ -117,11 +120,13 @@ class Scoreboard:
             self.words[entry.base + at] = 0
         entry.slot, entry.generation, entry.state = slot, generation, WorkerState.STARTING
         self.words[_USED] = max(self.words[_USED], entry.number + 1)
+        self.loads.open(entry.number)
         return entry
 
     def release(self, entry: Entry) -> None:
         """Take back the entry of a worker that is dead."""
         entry.state = WorkerState.EXITED
+        self.loads.clear(entry.number)
         self._free.append(entry.number)
 
     def set_slots(self, count: int) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from config_sync import schema
 from config_sync.cache import Change, ConfigStore
-from config_sync.steps import Stepper
 from worker.routing.route import AddressCondition, Pattern, Route
 from worker.routing.router import Router
 from worker.staging import SwitcherStaging
+from worker.upstream.balancing import Balancing
 from worker.upstream.builder import UpstreamBuilder
 from worker.upstream.peer import ServiceCell, UpstreamCell
 from worker.upstream.pool import Pools
@@ -36,12 +36,11 @@ class Switcher:
         store: ConfigStore,
         router: Router,
         pools: "Pools[Http1Client]",
-        seed: int = 0,
-        stepper: Stepper | None = None,
+        balancing: Balancing,
     ) -> None:
-        """Listen to a store that is still empty; for ``seed`` and ``stepper`` see ``UpstreamBuilder``."""
+        """Listen to a store that is still empty."""
         self.router = router
-        self.builder = UpstreamBuilder(pools, seed, stepper)
+        self.builder = UpstreamBuilder(pools, balancing)
         self.routes: dict[str, Route] = {}
         self.routes_of_service: dict[str, set[str]] = {}  # of those that have a service
         self._upstreams: dict[str, UpstreamCell] = {}

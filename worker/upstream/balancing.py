@@ -20,6 +20,7 @@ from worker.upstream.balancers.unknown import Unknown
 from worker.upstream.load import Load
 from worker.upstream.peer import Peer, Upstream
 from worker.upstream.queue import Queue
+from worker.upstream.shared_loads import LoadRow
 
 log = logging.getLogger("propylon.switcher")
 
@@ -31,10 +32,17 @@ WAIT_FOR_RING = 10_000  # exchanges that may wait for the ring of a new upstream
 class Balancing:
     """Builds balancers."""
 
-    def __init__(self, seed: int = 0, stepper: Stepper | None = None) -> None:
-        """Keep workers out of step by their ``seed``; what takes long is left to ``stepper``, if there is one."""
+    def __init__(self, seed: int = 0, stepper: Stepper | None = None, row: LoadRow | None = None) -> None:
+        """Build for one worker.
+
+        Args:
+            seed: differs between workers, so that their first choices do.
+            stepper: does what takes long; without one it is done at once.
+            row: tells other workers of our load, and us of theirs.
+        """
         self._seed = seed
         self._stepper = stepper
+        self._row = row
         self._rings: WeakValueDictionary[tuple[Node, ...], Ring] = WeakValueDictionary()
 
     def build(
@@ -47,7 +55,8 @@ class Balancing:
         is_limited = any(peer.max_conns < inf for peer in peers)
         is_tracked = is_limited or config.type in USES_LOAD
         if is_tracked:
-            hand_on_loads(peers, previous)
+            row = self._row if config.type == "least_conn" else None
+            hand_on_loads(id_, peers, previous, row)
         balancer = self._chooser(id_, config, peers, previous)
         if balancer is None:
             return None, None
@@ -99,11 +108,14 @@ def wake_with_rings(balancer: Balancer, queue: Queue) -> None:
             leaf.ring.when_complete(queue.wake)
 
 
-def hand_on_loads(peers: Sequence[Peer], previous: Upstream | None) -> None:
+def hand_on_loads(id_: str, peers: Sequence[Peer], previous: Upstream | None, row: LoadRow | None) -> None:
     """Give every peer a load: that which its node had before the upstream was changed, or a new one."""
     known = {peer.address: peer.load for peer in previous.peers if peer.is_tracked()} if previous is not None else {}
     for peer in peers:
-        peer.load = known.setdefault(peer.address, Load())
+        load = known.get(peer.address)
+        if load is None:
+            load = known[peer.address] = Load(f"{id_} {peer.address}", row)
+        peer.load = load
 
 
 def no_key(exchange: Exchange) -> bytes:

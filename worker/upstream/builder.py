@@ -4,7 +4,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from config_sync import schema
-from config_sync.steps import Stepper
 from worker.upstream.balancing import Balancing
 from worker.upstream.peer import DEFAULT_PORTS, Peer, Upstream
 from worker.upstream.pool import PoolKey, Pools
@@ -21,10 +20,10 @@ SUPPORTED_SCHEMES = frozenset(("http",))
 class UpstreamBuilder:
     """Builds upstreams, and gives back the pools they used."""
 
-    def __init__(self, pools: "Pools[Http1Client]", seed: int = 0, stepper: Stepper | None = None) -> None:
-        """Take peers' connections from ``pools``; for the others see ``Balancing``."""
+    def __init__(self, pools: "Pools[Http1Client]", balancing: Balancing) -> None:
+        """Take peers' connections from ``pools``, and balancers from ``balancing``."""
         self._pools = pools
-        self._balancing = Balancing(seed, stepper)
+        self._balancing = balancing
 
     def build(self, id_: str, config: schema.Upstream, previous: Upstream | None = None) -> Upstream:
         """Build an upstream; what is not available is logged, and its requests are refused.

@@ -1,6 +1,10 @@
-"""Load: what a worker knows of the requests under way to a node of an upstream, and of how quick it is."""
+"""Load: the requests under way to a node of an upstream, and how quick it is."""
 
 from math import exp
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.upstream.shared_loads import LoadRow
 
 DECAY_TIME = 10.0  # seconds in which a sample loses all but 1/e of its influence
 FORGOTTEN_AFTER = 60.0  # seconds
@@ -13,16 +17,33 @@ class Load:
     with the old configuration still counts.
     """
 
-    __slots__ = ("active", "average", "sampled_at")
+    __slots__ = ("_place", "_row", "active", "average", "others", "sampled_at")
 
-    def __init__(self) -> None:
-        self.active = 0
+    def __init__(self, name: str = "", row: "LoadRow | None" = None) -> None:
+        """Begin without any load; with a row of shared loads, other workers are told under a name."""
+        self.active = 0  # in this worker
+        self.others = 0  # in the other workers, when ``refresh`` was last called
         self.average = 0.0  # seconds, at ``sampled_at``
         self.sampled_at = -FORGOTTEN_AFTER
+        self._row = row
+        self._place = row.place(name) if row is not None else 0
 
-    def total(self) -> int:
-        """Return the number of requests under way."""
-        return self.active
+    def enter(self) -> None:
+        """Count a request in."""
+        self.active += 1
+        if self._row is not None:
+            self._row.counts[self._place] += 1
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self.active -= 1
+        if self._row is not None:
+            self._row.counts[self._place] -= 1
+
+    def refresh(self) -> None:
+        """Look what the other workers have under way."""
+        if self._row is not None:
+            self.others = self._row.others(self._place)
 
     def sample(self, seconds: float, now: float) -> None:
         """Add a response time to the average."""
@@ -41,4 +62,4 @@ class Load:
 
     def __repr__(self) -> str:
         """Show both."""
-        return f"<Load {self.active} active, {self.average:.6f} s>"
+        return f"<Load {self.active}+{self.others} under way, {self.average:.6f} s>"

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 class LeastConnections:
     """Takes the peer whose (requests under way + 1) / weight is lowest; of equal ones, the one not taken for longest.
 
-    So peers that are all idle are taken in turn.
+    So peers that are all idle are taken in turn. Requests of other workers count: of one peer at each choice, in turn,
+    they are counted anew.
     """
 
-    __slots__ = ("_places", "peers", "unhealthy")
+    __slots__ = ("_places", "_turn", "peers", "unhealthy")
 
     def __init__(self, peers: "Sequence[Peer]", start: int = 0) -> None:
         """Balance over peers, the one at ``start`` first so that workers do not move in step."""
         at = start % len(peers)
         self.peers = (*peers[at:], *peers[:at])
+        self._turn = 0
         self.set_unhealthy(())
 
     def set_unhealthy(self, peers: "Collection[Peer]") -> None:
@@ -36,6 +38,8 @@ class LeastConnections:
 
     def next(self, exchange: "Exchange", tried: "Collection[Peer]" = ()) -> "Peer | None":
         """Return the least loaded peer."""
+        turn = self._turn = (self._turn + 1) % len(self._places)
+        self._places[turn][1].refresh()
         place = self._least(tried)
         if place is None:
             return None
@@ -47,7 +51,8 @@ class LeastConnections:
         least = None
         lowest = 0.0
         for place in self._places:
-            score = (place[1].total() + 1) * place[2]
+            load = place[1]
+            score = (load.active + load.others + 1) * place[2]
             if (least is None or score < lowest) and not (tried and place[0] in tried):
                 least, lowest = place, score
         return least

@@ -37,7 +37,7 @@ class Place:
     def give_up(self, exchange: "Exchange") -> None:
         """Give it back when the try has failed: how long that took says nothing."""
         exchange.place = None
-        self.load.active -= 1
+        self.load.leave()
         queue = self._balancer.queue
         if queue is not None:
             queue.wake()
@@ -90,7 +90,7 @@ class Tracked:
             if peer is None:
                 return None
         load = peer.load
-        load.active += 1
+        load.enter()
         exchange.place = Place(self, load, self.clock() if self.clock is not None else 0.0)
         return peer
 
