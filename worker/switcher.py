@@ -36,11 +36,11 @@ class Switcher:
         store: ConfigStore,
         router: Router,
         pools: "Pools[Http1Client]",
-        balancing: Balancing,
+        balancing: Balancing | None = None,
     ) -> None:
         """Listen to a store that is still empty."""
         self.router = router
-        self.builder = UpstreamBuilder(pools, balancing)
+        self.builder = UpstreamBuilder(pools, balancing or Balancing())
         self.routes: dict[str, Route] = {}
         self.routes_of_service: dict[str, set[str]] = {}  # of those that have a service
         self._upstreams: dict[str, UpstreamCell] = {}

@@ -38,8 +38,8 @@ class LeastConnections:
 
     def next(self, exchange: "Exchange", tried: "Collection[Peer]" = ()) -> "Peer | None":
         """Return the least loaded peer."""
-        turn = self._turn = (self._turn + 1) % len(self._places)
-        self._places[turn][1].refresh()
+        turn = self._turn = (self._turn + 1) % len(self.peers)
+        self.peers[turn].load.refresh()
         place = self._least(tried)
         if place is None:
             return None
