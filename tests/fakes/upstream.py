@@ -18,10 +18,16 @@ from types import TracebackType
 
 
 class Upstream:
-    """Serves from ``with`` to its end on ``port``; ``requests`` are the heads it has read."""
+    """Serves from ``with`` to its end on ``port``; ``requests`` are the heads it has read.
 
-    def __init__(self, name: str = "upstream") -> None:
+    ``delay`` are the seconds before each answer, and ``busiest`` is the largest number of requests at one time.
+    """
+
+    def __init__(self, name: str = "upstream", delay: float = 0.0) -> None:
         self.name = name
+        self.delay = delay
+        self.busy = 0
+        self.busiest = 0
         self.port = 0
         self.requests: list[bytes] = []
         self.body_bytes = 0
@@ -71,8 +77,15 @@ class Upstream:
                     head = await reader.readuntil(b"\r\n\r\n")
                     self.requests.append(head)
                     body = await self._read_body(reader, head)
-                    if not await self._answer(head, body, writer):
-                        break
+                    self.busy += 1
+                    self.busiest = max(self.busiest, self.busy)
+                    try:
+                        if self.delay:
+                            await asyncio.sleep(self.delay)
+                        if not await self._answer(head, body, writer):
+                            break
+                    finally:
+                        self.busy -= 1
                     await writer.drain()
         finally:
             writer.close()

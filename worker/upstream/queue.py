@@ -56,13 +56,20 @@ class Queue:
         loop = asyncio.get_running_loop()
         waiter = exchange.waiting = Waiter(exchange, loop.time() + self.timeout)
         self.waiting[waiter] = None
-        if self._timer is None:
-            self._timer = loop.call_at(waiter.expires, self._expire)
+        self._watch(waiter.expires)
         try:
             peer: Peer = await suspend()
         finally:
             self.waiting.pop(waiter, None)
         return peer
+
+    def _watch(self, expires: float) -> None:
+        """See that the timer rings by then; sooner than before, when ``timeout`` has been made shorter."""
+        if self._timer is not None:
+            if self._timer.when() <= expires:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(expires, self._expire)
 
     def wake(self) -> None:
         """Let those go on who can; in the next round of the loop, so that exchanges do not nest."""
@@ -81,12 +88,10 @@ class Queue:
 
     def _expire(self) -> None:
         self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self.waiting:
-            waiter = next(iter(self.waiting))
-            if waiter.expires > now:
-                self._timer = loop.call_at(waiter.expires, self._expire)
-                return
-            del self.waiting[waiter]
-            waiter.exchange.fail(QueueTimeout(f"upstream {self.upstream}: no node had room in {self.timeout:g} s"))
+        now = asyncio.get_running_loop().time()
+        late = [waiter for waiter in self.waiting if waiter.expires <= now]
+        for waiter in late:
+            if self.waiting.pop(waiter, waiter) is None:
+                waiter.exchange.fail(QueueTimeout(f"upstream {self.upstream}: no node had room in time"))
+        if self.waiting:
+            self._watch(min(waiter.expires for waiter in self.waiting))
