@@ -40,6 +40,7 @@ class Exchange:
         "error",
         "peer",
         "place",
+        "placed_at",
         "request",
         "route",
         "started",
@@ -55,7 +56,8 @@ class Exchange:
         self.body: RequestBody | None = None
         self.route: Route | None = None
         self.peer: Peer | None = None
-        self.place: Place | None = None  # held at the peer, when its upstream is tracked
+        self.place: Place | None = None  # held at the peer, when its upstream is tracked …
+        self.placed_at: float  # … and since when, in seconds, when that matters
         self.connection: Http1Client | None = None
         self.status = 0  # of the answer, once its head has been sent
         self.bytes_sent = 0  # body bytes of the answer

@@ -17,12 +17,12 @@ class Load:
     with the old configuration still counts.
     """
 
-    __slots__ = ("_place", "_row", "active", "average", "others", "sampled_at")
+    __slots__ = ("_place", "_row", "active", "average", "count", "sampled_at")
 
     def __init__(self, name: str = "", row: "LoadRow | None" = None) -> None:
         """Begin without any load; with a row of shared loads, other workers are told under a name."""
         self.active = 0  # in this worker
-        self.others = 0  # in the other workers, when ``refresh`` was last called
+        self.count = 0  # and in the other workers, when ``refresh`` was last called
         self.average = 0.0  # seconds, at ``sampled_at``
         self.sampled_at = -FORGOTTEN_AFTER
         self._row = row
@@ -31,19 +31,21 @@ class Load:
     def enter(self) -> None:
         """Count a request in."""
         self.active += 1
+        self.count += 1
         if self._row is not None:
             self._row.counts[self._place] += 1
 
     def leave(self) -> None:
         """Count a request out."""
         self.active -= 1
+        self.count -= 1
         if self._row is not None:
             self._row.counts[self._place] -= 1
 
     def refresh(self) -> None:
         """Look what the other workers have under way."""
         if self._row is not None:
-            self.others = self._row.others(self._place)
+            self.count = self.active + self._row.others(self._place)
 
     def sample(self, seconds: float, now: float) -> None:
         """Add a response time to the average."""
@@ -62,4 +64,4 @@ class Load:
 
     def __repr__(self) -> str:
         """Show both."""
-        return f"<Load {self.active}+{self.others} under way, {self.average:.6f} s>"
+        return f"<Load {self.active} of {self.count} under way, {self.average:.6f} s>"

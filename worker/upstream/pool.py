@@ -50,7 +50,8 @@ class Pool(Generic[C]):
 
     def release(self, connection: C) -> bool:
         """Take back a connection that has finished; False when it is not to be kept."""
-        if self.retired or connection.requests >= self.key.requests or len(self._idle) >= self.key.size:
+        key = self.key
+        if self.retired or connection.requests >= key.requests or len(self._idle) >= key.size or not key.idle_timeout:
             return False
         self._idle.append(connection)
         return True

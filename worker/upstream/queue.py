@@ -91,7 +91,8 @@ class Queue:
         now = asyncio.get_running_loop().time()
         late = [waiter for waiter in self.waiting if waiter.expires <= now]
         for waiter in late:
-            if self.waiting.pop(waiter, waiter) is None:
+            if waiter in self.waiting:
+                del self.waiting[waiter]
                 waiter.exchange.fail(QueueTimeout(f"upstream {self.upstream}: no node had room in time"))
         if self.waiting:
             self._watch(min(waiter.expires for waiter in self.waiting))

@@ -34,6 +34,11 @@ def test_full_pools_and_worn_out_connections() -> None:
     assert not pool.release(Connection())
 
 
+def test_without_idle_time_nothing_is_kept() -> None:
+    pool: Pool[Connection] = Pool(KEY._replace(idle_timeout=0.0))
+    assert not pool.release(Connection())
+
+
 def test_expired_connections_are_taken_out_oldest_first() -> None:
     pool: Pool[Connection] = Pool(KEY)
     old, fresh = Connection(idle_since=0.0), Connection(idle_since=30.0)

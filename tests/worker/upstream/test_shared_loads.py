@@ -32,10 +32,10 @@ def test_workers_see_what_others_have_under_way() -> None:
         load.enter()
         load.enter()
     mine.refresh()
-    assert (mine.active, mine.others) == (1, 4)
+    assert (mine.active, mine.count) == (1, 5)
     theirs[0].leave()
     mine.refresh()
-    assert mine.others == 3
+    assert mine.count == 4
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abc"), st.booleans()), max_size=50))
@@ -48,9 +48,9 @@ def test_counts_are_those_of_the_others(moves: list[tuple[int, str, bool]]) -> N
             load.enter()
         elif load.active:
             load.leave()
-    for (number, name), load in loads.items():
+    for (_, name), load in loads.items():
         load.refresh()
-        assert load.others == sum(loads[other, name].active for other in range(3) if other != number)
+        assert load.count == sum(loads[other, name].active for other in range(3))
 
 
 def test_a_child_is_seen_and_forgotten_with_its_end() -> None:
@@ -64,10 +64,10 @@ def test_a_child_is_seen_and_forgotten_with_its_end() -> None:
     os.waitpid(child, 0)
     load = Load("1 a:80", row)
     load.refresh()
-    assert load.others == 1
+    assert load.count == 1
     board.release(theirs)
     load.refresh()
-    assert load.others == 0
+    assert load.count == 0
 
 
 def test_more_workers_than_rows_do_without() -> None:
@@ -78,7 +78,7 @@ def test_more_workers_than_rows_do_without() -> None:
     alone = Load("1 a:80", None)
     alone.enter()
     alone.refresh()
-    assert (alone.active, alone.others) == (1, 0)
+    assert (alone.active, alone.count) == (1, 1)
 
 
 def test_least_connections_avoids_what_another_worker_loads() -> None:

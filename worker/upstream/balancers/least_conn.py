@@ -1,6 +1,7 @@
 """LeastConnections: the peer with the fewest requests under way, in proportion to its weight."""
 
 from collections.abc import Collection, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from worker.upstream.balancers.interface import usable, weighted
@@ -11,15 +12,17 @@ if TYPE_CHECKING:
     from worker.upstream.load import Load
     from worker.upstream.peer import Peer
 
+WINDOW = 32  # peers that are compared at most
+
 
 class LeastConnections:
-    """Takes the peer whose (requests under way + 1) / weight is lowest; of equal ones, the one not taken for longest.
+    """Takes the peer whose (requests under way + 1) / weight is lowest; of equal ones, the next in turn.
 
-    So peers that are all idle are taken in turn. Requests of other workers count: of one peer at each choice, in turn,
-    they are counted anew.
+    Of more than ``WINDOW`` peers, each choice compares so many, beginning behind the peer that was taken last. Requests
+    of other workers count as they were when last looked at: at each choice those of one peer, in turn.
     """
 
-    __slots__ = ("_places", "_turn", "peers", "unhealthy")
+    __slots__ = ("_around", "_at", "_count", "_floor", "_turn", "peers", "unhealthy")
 
     def __init__(self, peers: "Sequence[Peer]", start: int = 0) -> None:
         """Balance over peers, the one at ``start`` first so that workers do not move in step."""
@@ -32,35 +35,39 @@ class LeastConnections:
         """Leave peers out."""
         self.unhealthy = tuple(peer for peer in self.peers if peer in peers)
         chosen, weights = weighted(usable(self.peers, peers))
-        self._places: list[tuple[Peer, Load, float]] = [
-            (peer, peer.load, 1 / weight) for peer, weight in zip(chosen, weights, strict=True)
+        self._count = len(chosen)
+        self._floor = 1 / max(weights)  # no score is lower
+        self._at = 0
+        places: list[tuple[Load, float, Peer, int]] = [
+            (peer.load, 1 / weight, peer, at) for at, (peer, weight) in enumerate(zip(chosen, weights, strict=True))
         ]
+        self._around = places * 2  # so that what follows any place is a slice
 
     def next(self, exchange: "Exchange", tried: "Collection[Peer]" = ()) -> "Peer | None":
         """Return the least loaded peer."""
         turn = self._turn = (self._turn + 1) % len(self.peers)
         self.peers[turn].load.refresh()
-        place = self._least(tried)
-        if place is None:
-            return None
-        self._places.remove(place)
-        self._places.append(place)
-        return place[0]
+        peer, at = self._least(tried)
+        self._at = (at + 1) % self._count
+        return peer
 
-    def _least(self, tried: "Collection[Peer]" = ()) -> "tuple[Peer, Load, float] | None":
-        least = None
-        lowest = 0.0
-        for place in self._places:
-            load = place[1]
-            score = (load.active + load.others + 1) * place[2]
-            if (least is None or score < lowest) and not (tried and place[0] in tried):
-                least, lowest = place, score
-        return least
+    def _least(self, tried: "Collection[Peer]" = ()) -> "tuple[Peer | None, int]":
+        begin, count = self._at, self._count
+        # Of very many, those that have been tried must not be all that is compared.
+        places = self._around[begin : begin + (count if tried else min(count, WINDOW))]
+        least, least_at = None, begin
+        lowest = inf
+        for load, share, peer, at in places:
+            score = (load.count + 1) * share
+            if score < lowest and not (tried and peer in tried):
+                least, least_at, lowest = peer, at, score
+                if score <= self._floor:
+                    break
+        return least, least_at
 
     def peek(self, exchange: "Exchange") -> "Peer | None":
         """Return the least loaded peer."""
-        place = self._least()
-        return None if place is None else place[0]
+        return self._least()[0]
 
     def leaves(self) -> "Sequence[Leaf]":
         """Return itself."""

@@ -101,7 +101,9 @@ class Ring:
                     buckets[point >> (32 - bits)].append(point << _OWNER_BITS | rank)
                 yield
         done = 0
-        for bucket in buckets:
+        buckets.reverse()
+        while buckets:
+            bucket = buckets.pop()  # and freed here: all at once would take milliseconds
             bucket.sort()
             self.points.extend([entry >> _OWNER_BITS for entry in bucket])
             self.owners.extend([names[entry & (1 << _OWNER_BITS) - 1] for entry in bucket])

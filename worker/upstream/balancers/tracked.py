@@ -17,27 +17,34 @@ if TYPE_CHECKING:
 
 
 class Place:
-    """A place at a peer, held by one exchange."""
+    """The places at a peer, of which an exchange holds one."""
 
-    __slots__ = ("_balancer", "_since", "load")
+    __slots__ = ("_balancer", "_load")
 
-    def __init__(self, balancer: "Tracked", load: "Load", since: float) -> None:
+    def __init__(self, balancer: "Tracked", load: "Load") -> None:
         self._balancer = balancer
-        self.load = load
-        self._since = since
+        self._load = load
+
+    def take(self, exchange: "Exchange") -> None:
+        """Give one to an exchange."""
+        self._load.enter()
+        exchange.place = self
+        clock = self._balancer.clock
+        if clock is not None:
+            exchange.placed_at = clock()
 
     def leave(self, exchange: "Exchange") -> None:
-        """Give it back when the exchange has ended."""
+        """Take it back when the exchange has ended."""
         self.give_up(exchange)
         clock = self._balancer.clock
         if clock is not None and exchange.error is None:
             now = clock()
-            self.load.sample(now - self._since, now)
+            self._load.sample(now - exchange.placed_at, now)
 
     def give_up(self, exchange: "Exchange") -> None:
-        """Give it back when the try has failed: how long that took says nothing."""
+        """Take it back when the try has failed: how long that took says nothing."""
         exchange.place = None
-        self.load.leave()
+        self._load.leave()
         queue = self._balancer.queue
         if queue is not None:
             queue.wake()
@@ -46,7 +53,7 @@ class Place:
 class Tracked:
     """Counts what another balancer chooses, and keeps peers within their limits."""
 
-    __slots__ = ("_inner", "_peers", "clock", "queue")
+    __slots__ = ("_inner", "_places", "clock", "queue")
 
     def __init__(
         self,
@@ -64,7 +71,7 @@ class Tracked:
             queue: where exchanges wait when no peer has room; None when peers have no limit.
         """
         self._inner = inner
-        self._peers = tuple(peers)
+        self._places = {peer: Place(self, peer.load) for peer in peers}
         self.clock = clock
         self.queue = queue
 
@@ -86,12 +93,10 @@ class Tracked:
         if peer is None:
             return None
         if peer.load.active >= peer.max_conns:
-            peer = self._inner.next(exchange, (*tried, *(peer for peer in self._peers if peer.is_full())))
+            peer = self._inner.next(exchange, (*tried, *(peer for peer in self._places if peer.is_full())))
             if peer is None:
                 return None
-        load = peer.load
-        load.enter()
-        exchange.place = Place(self, load, self.clock() if self.clock is not None else 0.0)
+        self._places[peer].take(exchange)
         return peer
 
     def peek(self, exchange: "Exchange") -> "Peer | None":
