@@ -292,8 +292,9 @@ class Master:
 
     def _fork(self, at: int, settings: Settings, listeners: Listeners) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        entry = self._scoreboard.allocate(at, self.generation)
-        minimum = max((child.entry.revision for child in self._everyone()), default=0)
+        entry = self._scoreboard.allocate(at, self.generation, settings.store_identity())
+        alike = [child.entry for child in self._everyone() if child.entry.store == entry.store]
+        minimum = max((other.revision for other in alike), default=0)
         pid = os.fork()
         if pid == 0:
             ours.close()

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -153,6 +154,14 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     def snapshot_path(self) -> Path | None:
         """Return where the last good configuration is kept; None for nowhere."""
         return None if self.snapshot in (False, "off") else self.path(str(self.snapshot))
+
+    def store_identity(self) -> int:
+        """Return a number, of 63 bits, that tells where the configuration comes from; revisions count for it alone."""
+        if self.config_provider == "yaml":
+            names = [self.config_provider, str(Path(self.yaml.path).absolute())]
+        else:
+            names = [self.config_provider, self.etcd.prefix, *sorted(self.etcd.host)]
+        return int.from_bytes(blake2b("\0".join(names).encode(), digest_size=8).digest(), "big") >> 1
 
     def control_address(self) -> Address | None:
         """Return where the control interface listens; None for nowhere."""

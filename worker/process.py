@@ -185,7 +185,9 @@ class Worker:
         self._task = self._loop.create_task(self._accept())
 
     def _changes_of_ready(self) -> list[int]:
-        return [decode_status(entry.published()).changed for entry in self._boot.entry.board.ready()]
+        mine = self._boot.entry
+        alike = [entry for entry in mine.board.ready() if entry.store == mine.store]
+        return [decode_status(entry.published()).changed for entry in alike]
 
     async def _load_again(self, last_good: LastGood) -> None:
         """Take a file that another worker has written since: what it serves may have been too new to be in ours."""
@@ -256,7 +258,7 @@ class Worker:
         """Tell whether others serve, or have been told of, what we do not have yet."""
         if self._last_good is not None and self._store.stale:
             return not self._last_good.may_serve(self._changes_of_ready())
-        return self._store.revision < self._boot.entry.board.owed()
+        return self._store.revision < self._boot.entry.board.owed(self._boot.entry.store)
 
     # what the master says
 

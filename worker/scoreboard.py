@@ -19,7 +19,18 @@ from worker.upstream.shared_loads import SharedLoads
 
 MAX_ENTRIES = 4_096
 MAX_RECORD_BYTES = 4_088
-_FIELDS = ("pid", "generation", "state", "revision", "connections", "requests", "accepted", "heartbeat_ns", "slot")
+_FIELDS = (
+    "pid",
+    "generation",
+    "state",
+    "revision",
+    "connections",
+    "requests",
+    "accepted",
+    "heartbeat_ns",
+    "slot",
+    "store",
+)
 _SEQUENCE = len(_FIELDS)
 _ENTRY_WORDS = 16
 _HEADER_WORDS = 8
@@ -49,7 +60,10 @@ def _field(at: int) -> property:
 
 
 class Entry:
-    """One worker's line; ``heartbeat_ns`` is of the monotonic clock."""
+    """One worker's line; ``heartbeat_ns`` is of the monotonic clock.
+
+    Revisions can be compared between entries whose ``store`` is the same.
+    """
 
     __slots__ = ("_places", "base", "board", "number", "words")
 
@@ -60,7 +74,7 @@ class Entry:
         self.base = _HEADER_WORDS + number * _ENTRY_WORDS
         self._places = board.records_at + number * 2 * _RECORD_PLACE
 
-    pid, generation, state, revision, connections, requests, accepted, heartbeat_ns, slot = map(
+    pid, generation, state, revision, connections, requests, accepted, heartbeat_ns, slot, store = map(
         _field, range(len(_FIELDS))
     )
 
@@ -113,12 +127,13 @@ class Scoreboard:
 
     # the master's part
 
-    def allocate(self, slot: int, generation: int) -> Entry:
+    def allocate(self, slot: int, generation: int, store: int = 0) -> Entry:
         """Give an entry to a worker that is about to live."""
         entry = Entry(self, self._free.pop())
         for at in range(_ENTRY_WORDS):
             self.words[entry.base + at] = 0
-        entry.slot, entry.generation, entry.state = slot, generation, WorkerState.STARTING
+        entry.slot, entry.generation, entry.store = slot, generation, store
+        entry.state = WorkerState.STARTING
         self.words[_USED] = max(self.words[_USED], entry.number + 1)
         self.loads.open(entry.number)
         return entry
@@ -154,12 +169,12 @@ class Scoreboard:
         """Note that somebody is told that every worker which accepts has this revision."""
         self.words[_PROMISED] = max(self.words[_PROMISED], revision)
 
-    def owed(self) -> int:
-        """Return the revision below which a worker must not begin to accept, or it would break a promise.
+    def owed(self, store: int = 0) -> int:
+        """Return the revision below which a worker of a store must not begin to accept, or it would break a promise.
 
         No more than what others have: a store that was restored from a backup counts from a lower revision again.
         """
-        highest = max((entry.revision for entry in self.ready()), default=0)
+        highest = max((entry.revision for entry in self.ready() if entry.store == store), default=0)
         return min(self.words[_PROMISED], highest)
 
     def confirm(self) -> None:

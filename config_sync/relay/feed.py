@@ -9,7 +9,8 @@ that is too slow costs nobody anything; when its place is lost, it is asked wher
 
 A follower may be ahead: it had more of the former leader than we had. It waits until we have come as far; if we
 watch the store and do not come as far for ``AHEAD_SECONDS``, or if a snapshot has replaced what we had, the
-store itself went back, and the follower with it.
+store itself went back, and the follower with it. One that has what it has from disk does not wait for a leader that
+watches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -139,6 +140,8 @@ class Feed:
         if not self._source.is_watching():
             self._ahead_until = None
             return False
+        if self._hello.stale:
+            return True
         if self._ahead_until is None:
             self._ahead_until = now + AHEAD_SECONDS
         return now >= self._ahead_until

@@ -196,7 +196,7 @@ class FollowerLink(asyncio.Protocol):
         self._records = []
         if self._owner is not None and self._transport is not None:
             store = self._store
-            self._transport.write(frame(Hello(store.revision, pack_digest(total_digest(store)))))
+            self._transport.write(frame(Hello(store.revision, pack_digest(total_digest(store)), store.stale)))
 
     def _batch_received(self, batch: Batch) -> None:
         self._records += batch.records

@@ -2,7 +2,7 @@
 
     follower                       leader
                               ◄─── Welcome
-    Hello(revision, digest)   ───►
+    Hello(revision, …)        ───►
                               ◄─── Progress                    equal already, or after the next
                               ◄─── Batch, …                    what the follower lacks
                               ◄─── Page, …, Complete           everything
@@ -23,7 +23,7 @@ from config_sync.cache import Deletion, Entry, Event
 from config_sync.digest import MODULUS
 from config_sync.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 1 << 26  # far above the largest value; a length beyond it is no length
 DIGEST_BYTES = (MODULUS - 1).bit_length() // 8
@@ -93,6 +93,7 @@ class Hello(msgspec.Struct, array_like=True, tag=0):
 
     revision: int
     digest: bytes
+    stale: bool = False  # it is from disk, and what its revision counts is not known
 
 
 FromLeader = Welcome | Heartbeat | Batch | Progress | Page | Complete | Compare

@@ -108,3 +108,19 @@ def test_addresses(text: str, address: Address) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(SettingsError):
         parse_address(text)
+
+
+def test_a_store_is_known_by_its_provider_members_and_prefix() -> None:
+    def identity(**tree: Any) -> int:
+        return read_settings(tree, {}).store_identity()
+
+    one = identity(etcd={"host": ["http://a:1", "http://b:1"]})
+    assert identity(etcd={"host": ["http://b:1", "http://a:1"], "user": "x", "timeout": 3}) == one
+    others = [
+        identity(etcd={"host": ["http://a:1"]}),
+        identity(etcd={"host": ["http://a:1", "http://b:1"], "prefix": "/b"}),
+        identity(config_provider="yaml"),
+        identity(config_provider="yaml", yaml={"path": "other.yaml"}),
+    ]
+    assert len({one, *others}) == 5
+    assert all(0 <= number < 1 << 63 for number in others)

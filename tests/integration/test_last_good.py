@@ -172,3 +172,60 @@ def test_a_worker_that_dies_while_etcd_is_away(gateway: Gateway, etcd: Etcd) -> 
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: victim not in gateway.workers() and is_ready(gateway), "its slot has a worker again")
     assert on_all_workers(gateway, "/one")
+
+
+def test_a_reload_moves_to_another_etcd_whatever_its_revision(
+    gateway: Gateway, etcd: Etcd, tmp_path: Path, upstream: Upstream
+) -> None:
+    for turn in range(30):
+        revision = etcd.put("routes/2", route(f"/{turn}"))
+    gateway.applied(revision)
+    (tmp_path / "other").mkdir()
+    other = Etcd(tmp_path / "other")
+    other.start()
+    try:
+        other.put("upstreams/u", {"nodes": {f"127.0.0.1:{upstream.port}": 1}})
+        other.put("routes/1", route("/there"))
+        etcd_settings = gateway.settings["etcd"]
+        assert isinstance(etcd_settings, dict)
+        gateway.write_conf(etcd={**etcd_settings, "host": [other.url]})
+        reload(gateway)
+        wait_until(lambda: on_all_workers(gateway, "/there"), "the other one is served")
+        assert {gateway.get("/29")[0] for _ in range(12)} == {404}
+        gateway.applied(other.put("routes/3", route("/three")))
+        gateway.saved()
+    finally:
+        gateway.kill()
+        other.kill()
+
+
+def test_the_worker_that_writes_dies_and_another_writes(gateway: Gateway, etcd: Etcd) -> None:
+    for turn in range(2):
+        writer = holder_of(gateway.directory / "run" / "config.snapshot.lock")
+        assert writer in gateway.workers()
+        os.kill(writer, signal.SIGKILL)
+        gateway.applied(etcd.put("routes/2", route(f"/{turn}")))
+        gateway.saved()
+
+
+def test_after_a_reload_a_new_worker_writes(gateway: Gateway, etcd: Etcd) -> None:
+    reload(gateway)
+    gateway.applied(etcd.put("routes/2", route("/two")))
+    gateway.saved()
+    assert holder_of(gateway.directory / "run" / "config.snapshot.lock") in gateway.workers()
+
+
+def holder_of(path: Path) -> int:
+    """Who has the lock of a file."""
+    inode = str(path.stat().st_ino)
+    found: list[int] = []
+
+    def is_held() -> bool:
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if "FLOCK" in words and "->" not in words and words[5].rpartition(":")[2] == inode:
+                found.append(int(words[4]))
+        return bool(found)
+
+    wait_until(is_held, "somebody has the lock")
+    return found[0]

@@ -97,3 +97,14 @@ def test_a_confirmation_is_seen_by_everybody(board: Scoreboard) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert 0 < board.confirmed_at <= time.monotonic()
+
+
+def test_revisions_of_another_store_are_owed_to_nobody() -> None:
+    board = Scoreboard(8)
+    old, new = board.allocate(0, 1, store=7), board.allocate(0, 2, store=8)
+    old.state = new.state = WorkerState.READY
+    old.revision = 900
+    board.promise(900)
+    assert (board.owed(7), board.owed(8)) == (900, 0)
+    new.revision = 5
+    assert board.owed(8) == 5

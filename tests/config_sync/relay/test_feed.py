@@ -171,6 +171,15 @@ def test_who_is_ahead_goes_back_with_the_store() -> None:
     assert sent(feed, 10.0 + AHEAD_SECONDS) == snapshot(leader)
 
 
+def test_who_is_ahead_by_what_was_on_disk_goes_back_at_once() -> None:
+    leader = Leader(5)
+    leader.watching = False
+    feed = greeted(leader, Hello(9, pack_digest(18), stale=True))
+    assert sent(feed) == [], "without a watch nobody knows better"
+    leader.watching = True
+    assert sent(feed) == snapshot(leader)
+
+
 def test_who_is_ahead_goes_back_at_once_after_a_snapshot_from_the_store() -> None:
     leader = Leader(5)
     feed = greeted(leader, hello(9))
