@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from config_sync.digest import MODULUS
-from config_sync.records import Change, Entry, Event, Item, Rejected, Staging, item_hash, place_of
+from config_sync.records import Change, Decoded, Entry, Event, Item, Rejected, Staging, item_hash, place_of
 
 if TYPE_CHECKING:
     from config_sync.cache import ConfigStore
@@ -52,7 +52,10 @@ class Incoming:
         self.differences = 0  # records put, changed or gone
 
     def add(self, entries: Sequence[Entry], good: Mapping[str, bytes] | None = None) -> Iterator[None]:
-        """Take a page, in steps; ``good`` holds last good values, by key, of entries whose own is not valid."""
+        """Take a page, in steps; ``good`` holds last good values, by key, of entries whose own is not valid.
+
+        They take the place of ours: where they come from more has been seen.
+        """
         for at, entry in enumerate(entries):
             if self._is_dropped:
                 return
@@ -71,26 +74,20 @@ class Incoming:
         else:
             self._new[directory] += 1
         self._seen[directory].add(id_)
-        if before is not None and before.is_of(entry):
+        kept = good.get(entry.key) if good is not None else None
+        if before is not None and before.is_of(entry) and kept in (None, before.good):
             return False
         self.differences += 1
         self._changed = max(self._changed, entry.mod_revision)
         last_good = before.good if before is not None else None
         decoded = self._store.decode(directory, id_, entry, last_good)
-        item, value = decoded.item, decoded.value
         if decoded.fault is not None:
             fault = decoded.fault
             self._faults[entry.key] = Rejected(entry.key, fault.path, fault.reason, entry.mod_revision)
-            if last_good is None and good is not None and entry.key in good:
-                # From elsewhere: a file, another worker, which have seen it before us.
-                kept = self._store.decode(directory, id_, entry._replace(value=good[entry.key]), None)
-                if kept.fault is None:
-                    value = kept.value
-                    item = Item(
-                        id_, entry.value, good[entry.key], item.mod_revision, item.create_revision, item.version
-                    )
+            decoded = self._with_good(directory, id_, entry, kept, decoded)
         else:
             self._healed.append(entry.key)
+        item, value = decoded.item, decoded.value
         self._items[directory][id_] = item
         self._count(directory, item, 1)
         if before is not None:
@@ -98,6 +95,17 @@ class Incoming:
         if value is not None and last_good != item.good:
             self._stage(Change(directory, id_, value))
         return True
+
+    def _with_good(self, directory: str, id_: str, entry: Entry, good: bytes | None, refused: Decoded) -> Decoded:
+        """Take the last good value of a file or another worker, who have seen more of the past than we have."""
+        if good is None:
+            return refused
+        kept = self._store.decode(directory, id_, entry._replace(value=good), None)
+        if kept.fault is not None:
+            return refused
+        item = refused.item
+        versions = item.mod_revision, item.create_revision, item.version
+        return Decoded(Item(id_, entry.value, good, *versions), kept.value, refused.fault)
 
     def remove(self, keys: Sequence[str]) -> None:
         """Take deletions, of a revision rather than a snapshot."""

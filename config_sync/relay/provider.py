@@ -226,9 +226,8 @@ class RelayProvider:
         try:
             self._watch = self._make_watch(self._watched)
         except SettingsError as error:
-            # A certificate file has gone since the start: it is better that somebody else leads.
-            self._report(f"cannot watch etcd: {error}")
-            self.step_down()
+            # A certificate file has gone since the start, perhaps for a moment; siblings would find the same.
+            self._report(f"cannot watch etcd: {error}; it is tried again")
             return
         self._watch.start()
 
@@ -252,8 +251,12 @@ class RelayProvider:
         # Time in which this process did not run is no silence of the leader's.
         self._silence += min(now - self._ticked, POLL)
         self._ticked = now
+        if self.role in (Role.LEADING, Role.ALONE) and self._watch is None:
+            self._start_watch()  # that has failed so far
+            if self._watch is not None:
+                self._last_error = ""
         if self.role is Role.LEADING:
-            self._serve()  # if that has failed so far
+            self._serve()
         elif not self._contend():
             self._follow()
 

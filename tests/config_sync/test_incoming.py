@@ -285,3 +285,26 @@ def test_the_revision_of_the_last_change_is_never_beyond_the_snapshot() -> None:
     list(arriving.add([put("routes/1", route("/a"), 3)]))
     list(arriving.complete(7))
     assert (store.revision, store.changed) == (7, 7), "a store that was restored counts from a lower revision again"
+
+
+def test_last_good_values_of_who_has_seen_more_take_the_place_of_ours() -> None:
+    """Also when the record itself has not changed: workers must not serve different values of one record."""
+    store, told = ConfigStore(DECODERS), list[str]()
+    store.apply([put("routes/1", route("/older"), 2)], 2)
+    store.apply([put("routes/1", b"{", 5)], 5)
+    Recorder(store, "a", told)
+    digests = dict(store.digests)
+    for _ in range(2):
+        arriving = store.receive()
+        list(arriving.add([put("routes/1", b"{", 5)], {"routes/1": route("/newer")}))
+        list(arriving.complete(5))
+        value = store.value("routes", "1")
+        assert value is not None
+        assert value.uris == ("/newer",)
+        assert set(store.rejected) == {"routes/1"}
+        assert store.digests == digests
+    assert told.count("a: add 1") == 1
+    arriving = store.receive()
+    list(arriving.add([put("routes/1", b"{", 5)], {"routes/1": b"{is no better"}))
+    list(arriving.complete(5))
+    assert store.caches["routes"].items["1"].good == route("/newer")

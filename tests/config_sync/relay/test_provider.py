@@ -5,6 +5,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -477,6 +478,38 @@ def test_settings_of_no_use_are_said_at_the_start(tmp_path: Path) -> None:
     async def script() -> None:
         with pytest.raises(SettingsError):
             RelayProvider(tmp_path, "test", refuse, ConfigStore(), asyncio.get_running_loop(), print)
+
+    run(script)
+
+
+def test_a_leader_whose_settings_are_of_no_use_for_a_while_watches_later(tmp_path: Path) -> None:
+    """As while certificate files are being replaced: others would fare no better, and nobody must give up."""
+    is_broken = False
+
+    async def script() -> None:
+        nonlocal is_broken
+        truth = Truth()
+        truth.put("routes/1")
+        with Node(tmp_path, truth, 2) as node:
+            await node.agree()
+            for worker in node.workers:
+                make_watch = worker.relay._make_watch
+
+                def make(on_progress: Callable[[int], None], make_watch: Any = make_watch) -> Any:
+                    if is_broken:
+                        raise SettingsError("etcd.tls: cannot read the certificate files")
+                    return make_watch(on_progress)
+
+                worker.relay._make_watch = make
+            is_broken = True
+            await node.remove_leader(lambda worker: worker.relay.stop())
+            [leader] = node.leaders()
+            await until(lambda: "cannot watch etcd" in leader.relay.state().last_error, "it says why")
+            truth.put("routes/2")
+            is_broken = False
+            await node.agree()
+            assert leader.relay.role is Role.LEADING
+            assert leader.relay.state().last_error == ""
 
     run(script)
 
