@@ -240,8 +240,10 @@ class ConfigStore:
 
     def _applied(self, events: Sequence[Event], revision: int) -> None:
         self.revision = max(self.revision, revision)
-        if events:
-            self.changed = events[-1].mod_revision
+        # Keys that are no resources may be written all the time, as the heartbeats of other gateways are.
+        last = next((event for event in reversed(events) if place_of(event.key) is not None), None)
+        if last is not None:
+            self.changed = last.mod_revision
             self.last_event = time.time()
 
     def _tell_observers(self, events: Sequence[Event], revision: int) -> None:

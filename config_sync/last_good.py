@@ -6,11 +6,12 @@ guard sees what an emptied store would remove, and while the store is away there
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from config_sync.cache import ConfigStore
 from config_sync.snapshot import SnapshotError, SnapshotWriter, load_snapshot, read_snapshot
+from config_sync.status import SyncStatus
 from config_sync.steps import Stepper
 
 log = logging.getLogger("propylon.sync")
@@ -60,13 +61,13 @@ class LastGood:
     def _refuse(self, error: SnapshotError) -> None:
         log.error("%s: %s; it is not used, and will be written anew", self._path, error)
 
-    def may_serve(self, others: Iterable[int]) -> bool:
-        """Tell whether the store holds what was on disk, and that is not older than what ``others`` have.
-
-        Args:
-            others: for every other process that serves, the revision of its last change.
-        """
-        return self._store.stale and all(self._store.changed >= changed for changed in others)
+    def may_serve(self, others: Iterable[SyncStatus]) -> bool:
+        """Tell whether the store holds what was on disk, and that is not older than what ``others`` serve."""
+        store = self._store
+        digests = _nonzero(store.digests)
+        return store.stale and all(
+            store.changed >= other.changed or digests == _nonzero(other.digests) for other in others
+        )
 
     def stop(self) -> None:
         """Load and write no more, and let another process write."""
@@ -78,6 +79,11 @@ class LastGood:
         """Wait until nothing is being written; after ``stop``."""
         if self._writer is not None:
             await self._writer.stopped()
+
+
+def _nonzero(digests: Mapping[str, int]) -> dict[str, int]:
+    """Leave out directories that are empty, which one version of this code may know and another not."""
+    return {name: digest for name, digest in digests.items() if digest}
 
 
 def _version(path: Path) -> tuple[int, int] | None:

@@ -157,13 +157,14 @@ class SnapshotWriter:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed_at: float | None = None  # the first change that is not in the file
+        self._noted = store.changed  # the last change that was heard of
         self._is_lock_missed = False  # and somebody has been told
         self._is_stopped = False
         store.observe(self)
 
     def applied(self, events: Sequence[Event], revision: int) -> None:
         """Write soon, when there was a change."""
-        if events:
+        if self._store.changed != self._noted:
             self._note_change()
 
     def replaced(self, revision: int) -> None:
@@ -187,6 +188,7 @@ class SnapshotWriter:
             await asyncio.wait([self._task])
 
     def _note_change(self) -> None:
+        self._noted = self._store.changed
         if self._changed_at is None:
             self._changed_at = self._loop.time()
         if self._task is None and self._timer is None:

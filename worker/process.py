@@ -27,6 +27,7 @@ from config_sync.guard import Guard
 from config_sync.last_good import LastGood
 from config_sync.providers import open_provider
 from config_sync.settings import Settings
+from config_sync.status import SyncStatus
 from worker.api.control import ControlServer
 from worker.api.record import Publisher, decode_status
 from worker.context import WorkerContext
@@ -174,7 +175,7 @@ class Worker:
         entry = self._boot.entry
         if entry.state != WorkerState.STARTING or self._task is not None:
             return
-        if not last_good.may_serve(self._changes_of_ready()):
+        if not last_good.may_serve(self._others()):
             self._receiving = self._loop.create_task(self._load_again(last_good))
             return
         log.error(
@@ -184,10 +185,10 @@ class Worker:
         )
         self._task = self._loop.create_task(self._accept())
 
-    def _changes_of_ready(self) -> list[int]:
+    def _others(self) -> list[SyncStatus]:
+        """Return what those have who serve from the same store."""
         mine = self._boot.entry
-        alike = [entry for entry in mine.board.ready() if entry.store == mine.store]
-        return [decode_status(entry.published()).changed for entry in alike]
+        return [decode_status(entry.published()) for entry in mine.board.ready() if entry.store == mine.store]
 
     async def _load_again(self, last_good: LastGood) -> None:
         """Take a file that another worker has written since: what it serves may have been too new to be in ours."""
@@ -257,7 +258,7 @@ class Worker:
     def _is_behind(self) -> bool:
         """Tell whether others serve, or have been told of, what we do not have yet."""
         if self._last_good is not None and self._store.stale:
-            return not self._last_good.may_serve(self._changes_of_ready())
+            return not self._last_good.may_serve(self._others())
         return self._store.revision < self._boot.entry.board.owed(self._boot.entry.store)
 
     # what the master says

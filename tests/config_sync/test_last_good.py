@@ -11,7 +11,7 @@ from config_sync.cache import ConfigStore, Entry
 from config_sync.guard import Guard
 from config_sync.last_good import LastGood
 from config_sync.settings import GuardSettings
-from config_sync.status import Held
+from config_sync.status import Held, SyncStatus
 from tests.fakes.etcd import until
 
 GOOD = b'{"uri": "/a", "upstream": {"nodes": {"127.0.0.1:80": 1}}}'
@@ -121,7 +121,23 @@ def test_it_serves_only_when_nobody_serves_what_is_newer(path: Path, others: lis
             first.listed(90, put("routes/1", 3))
             await first.saved()
         async with Process(path) as second:
-            assert second.last_good.may_serve(others) is may
+            assert second.last_good.may_serve([serving(changed) for changed in others]) is may
+
+
+def serving(changed: int, **digests: int) -> SyncStatus:
+    """What another process tells of itself."""
+    return SyncStatus(changed, changed, digests, {}, 0.0, "", "", "", 0, 0, False, None)
+
+
+def test_it_serves_what_is_equal_whenever_that_has_changed(path: Path) -> None:
+    async def script() -> None:
+        async with Process(path) as first:
+            first.listed(90, put("routes/1", 3))
+            await first.saved()
+        async with Process(path) as second:
+            equal = serving(80, **{name: digest for name, digest in second.store.digests.items() if digest})
+            assert second.last_good.may_serve([equal])
+            assert not second.last_good.may_serve([serving(80, routes=1)])
 
     run(script)
 
@@ -206,10 +222,10 @@ def test_a_file_that_somebody_else_writes_is_noticed_and_loaded_again(path: Path
                 first.store.apply([put("routes/3", 5)], 5)
                 await first.saved()
                 assert await second.last_good.has_changed()
-                assert not second.last_good.may_serve([5])
+                assert not second.last_good.may_serve([serving(5)])
                 await second.last_good.load()
                 assert not await second.last_good.has_changed()
-                assert second.last_good.may_serve([5])
+                assert second.last_good.may_serve([serving(5)])
                 assert second.store.digests == first.store.digests
 
     run(script)

@@ -269,6 +269,25 @@ def test_changes_are_written_when_they_have_settled(tmp_path: Path) -> None:
     run(script)
 
 
+def test_keys_that_are_no_resources_are_no_reason_to_write(tmp_path: Path) -> None:
+    """As the heartbeats that other gateways write below the same prefix."""
+
+    async def script() -> None:
+        path, store = tmp_path / "snapshot", filled()
+        writer = SnapshotWriter(path, PREFIX, store, asyncio.get_running_loop())
+        store.apply([put("routes/1", GOOD, 2)], 2)
+        await until(lambda: path.exists() and writer._task is None, "the file")
+        store.apply([put("data_plane/server_info/x", b"{}", 3)], 3)
+        assert (store.revision, store.changed) == (3, 2)
+        assert (writer._timer, writer._task) == (None, None)
+        store.apply([put("routes/2", GOOD, 4), put("gen_id", b"7", 4)], 4)
+        await until(lambda: loaded(path).revision == 4, "the next change")
+        writer.stop()
+        await writer.stopped()
+
+    run(script)
+
+
 def test_changes_without_end_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "SETTLE_AT_MOST", 0.1)
 
