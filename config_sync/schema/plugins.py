@@ -23,6 +23,7 @@ from config_sync.schema.fields import (
     refuse_lua,
     shown,
 )
+from config_sync.schema.plugin_expressions import PATHS, check_plugin_expressions
 
 AUTHENTICATION = frozenset(
     (
@@ -111,6 +112,8 @@ def check_plugins(
             raise InvalidResource(
                 f"{path}[{shown(name)}].{_LUA[name]}", "Lua is not supported; use another plugin, or set _meta.disable"
             )
+        if name in PATHS and not is_disabled(config):
+            check_plugin_expressions(name, config, f"{path}[{shown(name)}]")
         if keyring is not None and name in secrets:
             for field in secrets[name]:
                 sensitive.rewrite(config, field, keyring.decrypt)

@@ -8,7 +8,6 @@ from msgspec import Meta
 from config_sync.encryption import Keyring
 from config_sync.errors import InvalidResource
 from config_sync.schema.decoding import Context, Kind
-from config_sync.schema.expressions import check_regex
 from config_sync.schema.fields import (
     CERTIFICATE_LENGTH,
     Count,
@@ -20,6 +19,7 @@ from config_sync.schema.fields import (
     checked_hosts,
     refuse_repeated,
 )
+from config_sync.schema.regexes import check_regex
 from config_sync.schema.upstreams import plain_key
 
 Protocols = Annotated[tuple[Literal["TLSv1.1", "TLSv1.2", "TLSv1.3"], ...], Meta(max_length=3)]
