@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Mapping
 from hashlib import blake2b
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from config_sync.environment import VariableError, substituted
 from config_sync.errors import SettingsError
 
 _SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 ETCD_HOST_VARIABLE = "APISIX_DEPLOYMENT_ETCD_HOST"
 
@@ -123,6 +125,11 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     send_timeout: float = 60.0
     client_max_body_size: int = 0
     large_client_header_buffers: int = 32_768
+    real_ip_header: str = "X-Real-IP"
+    real_ip_from: tuple[str, ...] = ("127.0.0.1", "unix:")
+    real_ip_recursive: bool = False
+    trusted_addresses: tuple[str, ...] = ()
+    max_post_args_readable_size: int = 67_108_864
     worker_connections: int = 16_384
     worker_shutdown_timeout: float = 240.0
     worker_startup_timeout: float = 60.0
@@ -252,9 +259,12 @@ def read_settings(tree: dict[str, Any], environment: Mapping[str, str]) -> Setti
 
 
 def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
-    for name in ("client_max_body_size", "large_client_header_buffers"):
+    for name in ("client_max_body_size", "large_client_header_buffers", "max_post_args_readable_size"):
         if isinstance(tree.get(name), str):
             tree[name] = parse_size(tree[name], name)
+    for name in ("real_ip_from", "trusted_addresses"):
+        if isinstance(tree.get(name), str):
+            tree[name] = [tree[name]]
     if isinstance(tree.get("listen"), str | int):
         tree["listen"] = [str(tree["listen"])]
     elif isinstance(tree.get("listen"), list):
@@ -296,6 +306,8 @@ def _check(settings: Settings) -> None:
     require(settings.backlog >= 1, "backlog: must be at least 1")
     require(settings.large_client_header_buffers >= 1024, "large_client_header_buffers: must be at least 1k")
     require(settings.client_max_body_size >= 0, "client_max_body_size: must be at least 0")
+    _check_addresses(settings)
+    require(settings.max_post_args_readable_size >= 0, "max_post_args_readable_size: must be at least 0 (0: no limit)")
     require(settings.worker_connections >= 1, "worker_connections: must be at least 1")
     require(bool(settings.etcd.host), "etcd.host: must name at least one endpoint")
     require(
@@ -325,3 +337,18 @@ def _check(settings: Settings) -> None:
     except SettingsError as error:
         raise SettingsError(f"control.listen: {error}") from error
     require(control not in settings.addresses(), "control.listen: must not be an address of listen")
+
+
+def _check_addresses(settings: Settings) -> None:
+    header = settings.real_ip_header
+    if header == "proxy_protocol":
+        raise SettingsError("real_ip_header: proxy_protocol is not available; name a header field, or leave it empty")
+    if header and _FIELD_NAME.fullmatch(header) is None:
+        raise SettingsError(f"real_ip_header: {header!r} is no name of a header field")
+    for name in ("real_ip_from", "trusted_addresses"):
+        for at, text in enumerate(getattr(settings, name)):
+            try:
+                if text != "unix:" or name != "real_ip_from":
+                    ip_network(text, strict=False)
+            except ValueError as error:
+                raise SettingsError(f"{name}[{at}]: {text!r} is no address or network") from error

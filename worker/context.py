@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
 from config_sync.steps import Stepper
+from worker.http.client_address import Trusts
 from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
 from worker.routing.router import Router
@@ -45,6 +46,7 @@ class WorkerContext:
         "settings",
         "switcher",
         "time",
+        "trusts",
         "upstream_connections",
     )
 
@@ -59,6 +61,7 @@ class WorkerContext:
         """Prepare a worker; for ``seed`` (its slot) and ``row`` see ``Balancing``."""
         self.settings = settings
         self.loop = loop
+        self.trusts = Trusts(settings)
         self.time = loop.time
         self.now = loop.time()  # coarse, of the janitor's last round; enough for every time-out
         self.date_line = b""

@@ -11,7 +11,8 @@
     - UpstreamError: the peer's doing
         - ConnectFailed 502, ConnectTimeout 504, PeerClosed 502, SendTimeout 504, ReadTimeout 504,
           InvalidResponse 502, RetryTimeout 502
-    - InternalError 500
+    - ProxyError itself: 500
+- BodyNeeded is none of them: it asks ``serve`` for the request's body
 
 Each class states the ``status`` the client sees, the ``source`` at fault, and ``retry``: whether another try
 may be made (the words are Pingora's).
@@ -34,6 +35,17 @@ class Retry(Enum):
     NEVER = "never"
     IF_UNSENT = "if unsent"  # the request never left, so any method may be repeated
     IF_REUSED = "if reused"  # only when a kept-alive connection died before a byte of the answer
+
+
+class BodyNeeded(Exception):
+    """A step that cannot wait needs the request's body; it is repeated when the body has been read.
+
+    ``limit`` is the size in bytes up to which it wants to see one; a larger body is shown to it as empty.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request's body is needed, up to {limit} bytes")
+        self.limit = limit
 
 
 class ProxyError(Exception):

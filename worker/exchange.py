@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from worker.routing.route import Route
     from worker.upstream.balancers.tracked import Place
     from worker.upstream.peer import Peer
+    from worker.variables.memo import Memo
 
 
 @coroutine
@@ -34,10 +35,13 @@ class Exchange:
     __slots__ = (
         "attempts",
         "body",
+        "buffered_body",
         "bytes_sent",
+        "captures",
         "connection",
         "downstream",
         "error",
+        "memo",
         "peer",
         "place",
         "placed_at",
@@ -54,7 +58,10 @@ class Exchange:
         self.started = started
         self.request: Request | None = None  # stays None when the head is refused
         self.body: RequestBody | None = None
+        self.buffered_body: bytes | None = None  # the whole of it, when somebody has had to see it
+        self.memo: Memo | None = None  # of variables
         self.route: Route | None = None
+        self.captures: dict[str, str] | None = None  # what wildcards of the route's pattern stand for
         self.peer: Peer | None = None
         self.place: Place | None = None  # held at the peer, when its upstream is tracked …
         self.placed_at: float  # … and since when, in seconds, when that matters

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worker.routing.route import Route
+    from worker.variables.values import Value
 
 
 class Framing(IntEnum):
@@ -21,8 +22,10 @@ class Request:
     """A request head as received; names and values stay bytes, and fields are looked up only when asked for."""
 
     __slots__ = (
+        "arguments",
         "block",
         "content_length",
+        "cookies",
         "framing",
         "host",
         "host_name",
@@ -59,6 +62,8 @@ class Request:
         self.framing = framing
         self.content_length = content_length
         self.upstream_fields = upstream_fields  # whole lines for the upstream, up to the empty line
+        self.arguments: dict[str, Value] | None = None  # of the query, once a variable has asked for one …
+        self.cookies: dict[str, str] | None = None  # … and likewise
         self.route: Route | None = None  # what the router said of it …
         self.matched_at = -1  # … in this version of the router
         self.wire = self.head_for(host)  # what an upstream gets that is sent the client's Host

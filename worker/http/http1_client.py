@@ -117,6 +117,11 @@ class Http1Client(asyncio.Protocol):
         return min(self.timeout.send, self.timeout.read)
 
     @property
+    def response(self) -> Response | None:
+        """The answer to the last request, once its head has come."""
+        return self._response
+
+    @property
     def exchange(self) -> Exchange | None:
         """The exchange under way."""
         return self._exchange
@@ -237,6 +242,7 @@ class Http1Client(asyncio.Protocol):
                     data = data[end:]
             response, wire = found
         downstream = exchange.downstream
+        self._response = response
         if response.framing is Framing.LENGTH and len(data) - end == response.content_length:
             # The ordinary case: the whole answer in one read, so one write.
             exchange.bytes_sent = response.content_length
@@ -246,7 +252,6 @@ class Http1Client(asyncio.Protocol):
             downstream.transport.write(wire + data[end:])
             self._finish(exchange, response.keep_alive)
             return
-        self._response = response
         downstream.start_response(exchange, response, wire)
         if response.framing is Framing.NONE:
             self._finish(exchange, response.keep_alive and len(data) == end)

@@ -32,6 +32,7 @@ from worker.errors import (
     VersionNotSupported,
 )
 from worker.exchange import Exchange
+from worker.http.client_address import Forwarded, Trust, forwarded_lines
 from worker.http.framing import RequestFields, host_name
 from worker.http.http1_client import NO_CALLBACKS
 from worker.http.relay import RequestBody
@@ -71,24 +72,31 @@ class Http1Server(asyncio.Protocol):
         "_fields",
         "_half_closed",
         "_head",
-        "_local",
         "_parser",
         "_pending",
         "_read_paused",
         "_request",
         "_since",
         "_state",
+        "_trust",
         "_upstream_fields",
         "_write_paused",
         "_written_at",
         "chunked_response",
         "coroutine",
         "keep_alive",
+        "local_address",
+        "local_port",
+        "number",
+        "peer_address",
+        "peer_port",
         "remote_address",
         "remote_port",
         "requests",
         "transport",
     )
+
+    scheme = "http"
 
     def __init__(self, context: "WorkerContext") -> None:
         self._context = context
@@ -111,8 +119,14 @@ class Http1Server(asyncio.Protocol):
         self.coroutine: Coroutine[None, Any, None]  # waits for a request, or carries one
         self.chunked_response = False
         self.keep_alive = True
-        self.remote_address = ""
+        self.number = 0  # of the worker's connections
+        self.peer_address = ""  # at the other end of the connection …
+        self.peer_port = 0
+        self.remote_address = ""  # … and the client's, which a peer that is believed may name
         self.remote_port = 0
+        self.local_address = ""
+        self.local_port = 0
+        self._trust: Trust
         self.requests = 0
 
     # the life of the connection
@@ -127,14 +141,26 @@ class Http1Server(asyncio.Protocol):
             self._state = State.CLOSED
             self.transport.abort()
             return
-        self.remote_address = peer[0].removeprefix("::ffff:")
-        self.remote_port = peer[1]
-        address = local[0].removeprefix("::ffff:").encode()
-        self._local = (b"[%b]" % address if b":" in address else address), local[1]
+        self.number = context.accepted
+        self.peer_address = self.remote_address = peer[0].removeprefix("::ffff:")
+        self.peer_port = self.remote_port = peer[1]
+        self.local_address = local[0].removeprefix("::ffff:")
+        self.local_port = local[1]
+        self._trust = context.trusts.of(self.peer_address)
         self._since = context.now
         self.coroutine = serve(context, self)
         self.coroutine.send(None)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+
+    @property
+    def context(self) -> "WorkerContext":
+        """What the connections of the worker share."""
+        return self._context
+
+    @property
+    def keeps_forwarded_for(self) -> bool:
+        """Whether the client's own X-Forwarded-For counts."""
+        return self._trust.forwarded is not Forwarded.DROPPED
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the client up, and with it the exchange under way."""
@@ -297,13 +323,24 @@ class Http1Server(asyncio.Protocol):
         """Read field lines that are not those of the request before."""
         self._block = None
         self._fields = RequestFields(block)
-        self._upstream_fields = self._fields_for_upstream(self._fields, self._fields.host)
+        real_ip = self._trust.real_ip
+        if real_ip is not None:
+            self.remote_address, self.remote_port = real_ip.client(block, self.peer_address, self.peer_port)
+        self._upstream_fields = self._fields_for_upstream(self._fields, block, self._fields.host)
         self._block = block
 
-    def _fields_for_upstream(self, fields: RequestFields, host: bytes) -> bytes:
+    def _fields_for_upstream(self, fields: RequestFields, block: bytes, host: bytes) -> bytes:
         """Compose the field lines that go upstream (upstreams.md section 6), up to the empty line."""
-        client = self.remote_address.encode()
-        local, port = self._local
+        local = f"[{self.local_address}]" if ":" in self.local_address else self.local_address
+        forwarded = forwarded_lines(
+            fields,
+            block,
+            self._trust.forwarded,
+            self.remote_address.encode(),
+            self.scheme.encode(),
+            host or local.encode(),
+            port_of(host) or b"%d" % self.local_port,
+        )
         framing = b""
         if fields.chunked:
             framing = b"Transfer-Encoding: chunked\r\n"
@@ -311,18 +348,7 @@ class Http1Server(asyncio.Protocol):
             framing = b"Content-Length: %d\r\n" % fields.content_length
         if fields.chunked and fields.trailer:
             framing += b"Trailer: %b\r\n" % fields.trailer
-        return (
-            b"%bX-Real-IP: %b\r\nX-Forwarded-For: %b%b\r\nX-Forwarded-Proto: http\r\n"
-            b"X-Forwarded-Host: %b\r\nX-Forwarded-Port: %b\r\n%b\r\n"
-        ) % (
-            fields.passed_on,
-            client,
-            fields.forwarded_for + b", " if fields.forwarded_for else b"",
-            client,
-            host or local,
-            port_of(host) or b"%d" % port,
-            framing,
-        )
+        return b"%b%b%b\r\n" % (fields.passed_on, forwarded, framing)
 
     def _other_form(self, method: bytes, target: bytes, host: bytes, name: bytes) -> tuple[bytes, bytes, bytes]:
         """Read a target that is not in origin-form; the authority in it replaces Host (RFC 9112 section 3.2.2)."""
@@ -334,7 +360,7 @@ class Http1Server(asyncio.Protocol):
             return host, name, target
         authority, target = split_absolute(target)
         name = host_name(authority)
-        self._upstream_fields = self._fields_for_upstream(self._fields, authority)
+        self._upstream_fields = self._fields_for_upstream(self._fields, self._block or b"", authority)
         self._block = None  # what is sent on holds for this target only
         return authority, name, target
 

@@ -1,0 +1,144 @@
+"""Variables of the answer, of the peer it came from, and of the route; missing before they are known."""
+
+import socket
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from worker.variables.request import field_pattern
+from worker.variables.values import Accessor, Value, text_of
+
+if TYPE_CHECKING:
+    from worker.exchange import Exchange
+    from worker.messages import Response
+    from worker.upstream.peer import Upstream
+
+
+def _response_of(exchange: "Exchange") -> "Response | None":
+    return exchange.connection.response if exchange.connection is not None else None
+
+
+def upstream_header(name: str) -> Accessor:
+    """Make the function for ``upstream_http_<name>``: a field of the peer's answer that was passed on."""
+    find = field_pattern(name).findall
+
+    def upstream_header_value(exchange: "Exchange") -> str | None:
+        response = _response_of(exchange)
+        values = find(response.head) if response is not None else None
+        return text_of(b", ".join(value.rstrip(b" \t") for value in values)) if values else None
+
+    return upstream_header_value
+
+
+def sent_header(name: str) -> Accessor:
+    """Make the function for ``sent_http_<name>``: a field of the answer, as long as that came from a peer."""
+    from_peer = upstream_header(name)
+
+    def sent_header_value(exchange: "Exchange") -> Value | None:
+        return from_peer(exchange) if exchange.error is None else None
+
+    return sent_header_value
+
+
+def status(exchange: "Exchange") -> str | None:
+    """Return the status of the answer."""
+    return str(exchange.status) if exchange.status else None
+
+
+def body_bytes_sent(exchange: "Exchange") -> str:
+    """Return the bytes of the answer's body that were sent."""
+    return str(exchange.bytes_sent)
+
+
+def upstream_status(exchange: "Exchange") -> str | None:
+    """Return the statuses of all tries; the last is the peer's own when it has answered."""
+    tries = list(exchange.attempts or ())
+    response = _response_of(exchange)
+    if response is not None:
+        tries.append(response.status)
+    return ", ".join(map(str, tries)) if tries else None
+
+
+def upstream_address(exchange: "Exchange") -> str | None:
+    """Return address and port of the peer."""
+    peer = exchange.peer
+    if peer is None:
+        return None
+    return f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
+
+
+def balancer_ip(exchange: "Exchange") -> str | None:
+    """Return the host of the peer."""
+    return exchange.peer.host if exchange.peer is not None else None
+
+
+def balancer_port(exchange: "Exchange") -> str | None:
+    """Return the port of the peer."""
+    return str(exchange.peer.port) if exchange.peer is not None else None
+
+
+@lru_cache(maxsize=1024)
+def _is_address(host: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except OSError:
+        return False
+    return True
+
+
+def upstream_unresolved_host(exchange: "Exchange") -> str | None:
+    """Return the name of a peer that is configured by name."""
+    peer = exchange.peer
+    return peer.host if peer is not None and not _is_address(peer.host) else None
+
+
+def upstream_scheme(exchange: "Exchange") -> str | None:
+    """Return how the peer is spoken to."""
+    return exchange.peer.pool.key.scheme if exchange.peer is not None else None
+
+
+def _upstream_of(exchange: "Exchange") -> "Upstream | None":
+    route = exchange.route
+    if route is None:
+        return None
+    cell = route.upstream or (route.service.upstream if route.service is not None else None)
+    return cell.current if cell is not None else None
+
+
+def upstream_host(exchange: "Exchange") -> str | None:
+    """Return the Host that the peer is sent."""
+    request, peer, upstream = exchange.request, exchange.peer, _upstream_of(exchange)
+    if request is None or peer is None or upstream is None:
+        return None
+    return text_of(request.host if upstream.pass_host and request.host else upstream.host_for(peer))
+
+
+def upstream_uri(exchange: "Exchange") -> str | None:
+    """Return the target that the peer is sent."""
+    return text_of(exchange.request.target) if exchange.request is not None and exchange.peer is not None else None
+
+
+def route_id(exchange: "Exchange") -> str | None:
+    """Return the id of the route."""
+    return exchange.route.id if exchange.route is not None else None
+
+
+def service_id(exchange: "Exchange") -> str | None:
+    """Return the id of the route's service."""
+    service = exchange.route.service if exchange.route is not None else None
+    return service.id if service is not None else None
+
+
+NAMES: dict[str, Accessor] = {
+    "balancer_ip": balancer_ip,
+    "balancer_port": balancer_port,
+    "body_bytes_sent": body_bytes_sent,
+    "route_id": route_id,
+    "service_id": service_id,
+    "status": status,
+    "upstream_addr": upstream_address,
+    "upstream_host": upstream_host,
+    "upstream_scheme": upstream_scheme,
+    "upstream_status": upstream_status,
+    "upstream_unresolved_host": upstream_unresolved_host,
+    "upstream_uri": upstream_uri,
+}
