@@ -3,8 +3,8 @@
     python -m benchmarks.bench_expressions [--seconds 0.1] [--json]
 
 Each is compiled once and evaluated on a request of a browser with ten header fields. Nanoseconds per evaluation: the
-least that 200 in a row took within so many seconds, without the loop itself. What is remembered of the query is forgotten
-before each where the name says "first"; elsewhere another variable has asked before. "slowest" is the CPU
+least that 200 in a row took within so many seconds, without the loop itself. What is remembered of the query is
+forgotten before each where the name says "first"; elsewhere another variable has asked before. "slowest" is the CPU
 time of the longest search by patterns made to take for ever.
 """
 

@@ -6,7 +6,7 @@ documents that are valid the two agree, which the tests hold against graphql-cor
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.variables.body import content_type_of, parse_json, read_body
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from worker.exchange import Exchange
 
 LARGEST_DOCUMENT = 1 << 20  # bytes
+MOST_TOKENS = 10_000  # before and in the first operation, without what is in brackets: some milliseconds
 
-# The block string's closing quotes are those that no backslash stands before.
-_TOKEN = re.compile(
+# Comments and strings; the closing quotes of a block string are those that no backslash stands before.
+_PASSED_OVER = (
     r"#[^\n\r]*"
     r'|"""(?:[^"\\]|\\"""|\\|"(?!""))*+"""'
     r'|"(?:[^"\\\n\r]|\\.)*+"'
-    r"|(?P<token>[A-Za-z_][A-Za-z0-9_]*|\.\.\.|[{}()\[\]:$@])"
     r'|(?P<open>")'
 )
+_TOKEN = re.compile(_PASSED_OVER + r"|(?P<token>[A-Za-z_][A-Za-z0-9_]*|\.\.\.|[{}()\[\]:$@])")
+_BRACKET = re.compile(_PASSED_OVER + r"|(?P<token>[{}()\[\]])")
 _TYPES = frozenset(("query", "mutation", "subscription"))
 _CLOSING = {"{": "}", "(": ")", "[": "]"}
 
@@ -40,95 +42,100 @@ class Operation(NamedTuple):
 
 
 class _NotValid(Exception):
-    """A token stands where none of its kind may."""
+    """A token stands where none of its kind may, or there is no end."""
 
 
 def first_operation(document: str) -> Operation | None:
     """Read the first operation of a document; None when there is none, or it does not end."""
-    tokens = _tokens(document)
+    scan = _Scan(document)
     try:
-        for token in tokens:
-            if token == "{":
-                return Operation("", "query", _root_fields(tokens))
-            if token in _TYPES:
-                return _operation(token, tokens)
-            if token != "fragment":
-                return None
-            _skip_to(tokens, "{")
-            _skip_group(tokens, "{")
-    except (StopIteration, _NotValid):
+        while (token := scan.token()) == "fragment":
+            scan.skip_to("{")
+            scan.skip_group("{")
+        if token == "{":
+            return Operation("", "query", scan.root_fields())
+        return scan.operation(token) if token in _TYPES else None
+    except _NotValid:
         return None
-    return None
 
 
-def _tokens(document: str) -> Iterator[str]:
-    for found in _TOKEN.finditer(document):
-        token = found["token"]
-        if token is not None:
-            yield token
-        elif found["open"] is not None:
-            return  # a string that does not end
+class _Scan:
+    """A walk over a document, token by token."""
 
+    __slots__ = ("_at", "_document", "_left")
 
-def _operation(type_: str, tokens: Iterator[str]) -> Operation:
-    name = ""
-    token = next(tokens)
-    if token.isidentifier():
-        name, token = token, next(tokens)
-    if token != "{":
-        # Variables, whose defaults may be objects, and directives.
-        if token in _CLOSING:
-            _skip_group(tokens, token)
-        _skip_to(tokens, "{")
-    return Operation(name, type_, _root_fields(tokens))
+    def __init__(self, document: str) -> None:
+        self._document = document
+        self._at = 0
+        self._left = MOST_TOKENS
 
+    def token(self, pattern: re.Pattern[str] = _TOKEN) -> str:
+        """Read the next token that is no string."""
+        while (found := pattern.search(self._document, self._at)) is not None:
+            self._at = found.end()
+            self._left -= 1
+            if found["open"] is not None or self._left < 0:
+                break
+            if found["token"] is not None:
+                return found["token"]
+        raise _NotValid
 
-def _skip_to(tokens: Iterator[str], wanted: str) -> None:
-    """Read up to a token outside of parentheses."""
-    while (token := next(tokens)) != wanted:
-        if token == "(":
-            _skip_group(tokens, token)
+    def skip_to(self, wanted: str) -> None:
+        """Read up to a token outside of parentheses."""
+        while (token := self.token()) != wanted:
+            if token == "(":
+                self.skip_group(token)
 
+    def skip_group(self, opening: str) -> None:
+        """Read up to the token that closes a group."""
+        waiting = [_CLOSING[opening]]
+        while waiting:
+            token = self.token(_BRACKET)
+            if token in _CLOSING:
+                waiting.append(_CLOSING[token])
+            elif token == waiting[-1]:
+                waiting.pop()
+            else:
+                raise _NotValid
 
-def _skip_group(tokens: Iterator[str], opening: str) -> None:
-    """Read up to the token that closes a group."""
-    waiting = [_CLOSING[opening]]
-    while waiting:
-        token = next(tokens)
-        if token in _CLOSING:
-            waiting.append(_CLOSING[token])
-        elif token == waiting[-1]:
-            waiting.pop()
-        elif token in ("}", ")", "]"):
-            raise _NotValid
+    def operation(self, type_: str) -> Operation:
+        """Read an operation behind its type."""
+        name = ""
+        token = self.token()
+        if token.isidentifier():
+            name, token = token, self.token()
+        if token != "{":
+            # Variables, whose defaults may be objects, and directives.
+            if token in _CLOSING:
+                self.skip_group(token)
+            self.skip_to("{")
+        return Operation(name, type_, self.root_fields())
 
+    def root_fields(self) -> list[str]:
+        """Read a selection set that is open; returns the names of its fields, without those of fragments."""
+        fields: list[str] = []
+        while (token := self.token()) != "}":
+            if token in _CLOSING:
+                self.skip_group(token)
+            elif token == "@":
+                self.token()
+            elif token == "...":
+                self._skip_spread()
+            elif token == ":" and fields:
+                fields.pop()  # it was an alias
+            elif token.isidentifier():
+                fields.append(token)
+            else:
+                raise _NotValid
+        return fields
 
-def _root_fields(tokens: Iterator[str]) -> list[str]:
-    """Read a selection set that is open, and return the names of its fields; those of fragments are not among them."""
-    fields: list[str] = []
-    while (token := next(tokens)) != "}":
-        if token in _CLOSING:
-            _skip_group(tokens, token)
-        elif token == "@":
-            next(tokens)
-        elif token == "...":
-            _skip_spread(tokens)
-        elif token == ":" and fields:
-            fields.pop()  # it was an alias
-        elif token.isidentifier():
-            fields.append(token)
-        else:
-            raise _NotValid
-    return fields
-
-
-def _skip_spread(tokens: Iterator[str]) -> None:
-    """Read what follows three dots, up to its directives or its selection set."""
-    token = next(tokens)
-    if token in ("on", "@"):
-        next(tokens)
-    elif token == "{":
-        _skip_group(tokens, token)
+    def _skip_spread(self) -> None:
+        """Read what follows three dots, up to its directives or its selection set."""
+        token = self.token()
+        if token in ("on", "@"):
+            self.token()
+        elif token == "{":
+            self.skip_group(token)
 
 
 def operation_of(exchange: "Exchange") -> Operation | None:
