@@ -41,6 +41,11 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ({"log_level": "loud"}, "log_level"),
         ({"etcd": {"prefix": "apisix/"}}, "etcd.prefix"),
         ({"etcd": {"timeout": -1}}, "etcd.timeout"),
+        ({"real_ip_from": ["10.0.0.300"]}, "real_ip_from[0]"),
+        ({"real_ip_header": "X Real"}, "real_ip_header"),
+        ({"real_ip_header": "proxy_protocol"}, "not available"),
+        ({"trusted_addresses": ["10.0.0.0/8", "unix:"]}, "trusted_addresses[1]"),
+        ({"max_post_args_readable_size": -1}, "max_post_args_readable_size"),
         ({"pid": "${{NOWHERE}}"}, "pid: the environment has no NOWHERE"),
     ],
 )

@@ -99,8 +99,8 @@ def test_what_is_sent_upstream(gateway: Gateway, client: socket.socket) -> None:
         "X-A: 1",
         "X-A: 2",
         "X_under: 3",
-        "X-Real-IP: 127.0.0.1",
-        "X-Forwarded-For: 9.9.9.9, 127.0.0.1",
+        "X-Real-IP: 8.8.8.8",  # our own address is in real_ip_from
+        "X-Forwarded-For: 9.9.9.9, 8.8.8.8",
         "X-Forwarded-Proto: http",
         "X-Forwarded-Host: Shop.example:8080",
         "X-Forwarded-Port: 8080",
