@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ from tests.fakes.upstream import Upstream
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, etcd: Etcd, upstream: Upstream, request: pytest.FixtureRequest) -> Gateway:
+def gateway(tmp_path: Path, etcd: Etcd, upstream: Upstream, request: pytest.FixtureRequest) -> Iterator[Gateway]:
     nodes = {"nodes": {f"127.0.0.1:{upstream.port}": 1}}
     etcd.put("routes/near", {"uri": "/*", "priority": 1, "remote_addr": "192.0.2.0/24", "upstream": nodes})
     running = Gateway(tmp_path, etcd.url, worker_processes=1, **request.param)
     running.start()
-    request.addfinalizer(running.kill)
-    return running
+    yield running
+    running.kill()
 
 
 def told(client: socket.socket, *lines: str) -> tuple[int, list[str]]:
