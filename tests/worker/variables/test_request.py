@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.exchanges import exchange_of
+from worker.exchange import Exchange
 from worker.variables import Value, accessor, assign
 from worker.variables.request import parse_arguments
 
@@ -148,9 +149,9 @@ def test_a_request_has_one_id() -> None:
     assert accessor("request_id")(exchange) != value("request_id")
 
 
-def test_captures_are_parameters() -> None:
+def test_captures_are_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = exchange_of("/user/7")
-    exchange.captures = {"id": "7", ":ext": "x"}
+    monkeypatch.setattr(Exchange, "captures", {"id": "7", ":ext": "x"})
     assert accessor("uri_param_id")(exchange) == "7"
     assert accessor("uri_param_:ext")(exchange) == "x"
     assert accessor("uri_param_name")(exchange) is None
