@@ -61,6 +61,16 @@ class ControlSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     listen: str = "127.0.0.1:9090"
 
 
+class RouterSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How requests find their routes; ``verify_interval`` in seconds, 0: never."""
+
+    http: Literal["radixtree_host_uri", "radixtree_uri", "radixtree_uri_with_parameter"] = "radixtree_host_uri"
+    delete_uri_tail_slash: bool = False
+    normalize_uri_like_servlet: bool = False
+    match_uri_encoded_slash: bool = False
+    verify_interval: float = 0.0
+
+
 class YamlSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The file that ``config_provider: yaml`` reads."""
 
@@ -135,6 +145,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     worker_startup_timeout: float = 60.0
     worker_heartbeat_timeout: float = 30.0
     control: ControlSettings = ControlSettings()
+    router: RouterSettings = RouterSettings()
     config_provider: Literal["etcd", "yaml"] = "etcd"
     etcd: EtcdSettings = EtcdSettings()
     yaml: YamlSettings = YamlSettings()
@@ -324,6 +335,7 @@ def _check(settings: Settings) -> None:
     require(0 < settings.guard.max_removed_share <= 1, "guard.max_removed_share: must be above 0 and at most 1")
     require(settings.guard.min_routes >= 0, "guard.min_routes: must be at least 0")
     require(settings.guard.hold >= 0, "guard.hold: must be at least 0 seconds (0: until confirmed)")
+    require(settings.router.verify_interval >= 0, "router.verify_interval: must be at least 0 seconds (0: never)")
     for at, key in enumerate(settings.data_encryption.keyring):
         require(len(key.encode()) in (16, 32), f"data_encryption.keyring[{at}]: must have 16 or 32 bytes")
     for at, text in enumerate(settings.listen):

@@ -10,9 +10,10 @@ from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
 from config_sync.steps import Stepper
 from worker.http.client_address import Trusts
+from worker.http.target import path_rules
 from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
-from worker.routing.router import Router
+from worker.routing.router import build_router
 from worker.switcher import Switcher
 from worker.upstream.balancing import Balancing
 from worker.upstream.pool import Pools
@@ -40,6 +41,7 @@ class WorkerContext:
         "draining",
         "loop",
         "now",
+        "path_rules",
         "pools",
         "requests",
         "router",
@@ -70,7 +72,8 @@ class WorkerContext:
         self.draining = False
         self.downstream_connections: set[Http1Server] = set()
         self.upstream_connections: set[Http1Client] = set()
-        self.router = Router()
+        self.router = build_router(settings.router.http)
+        self.path_rules = path_rules(settings.router)
         self.pools: Pools[Http1Client] = Pools()
         self.switcher = Switcher(store, self.router, self.pools, Balancing(seed, Stepper(loop), row))
         self.access_log: AccessLog | None = None

@@ -72,6 +72,17 @@ class Exchange:
         self.error: ProxyError | None = None
         self.waiting: object | None = None
 
+    @property
+    def captures(self) -> dict[str, str] | None:
+        """What wildcards and parameters of the route's pattern stand for (routing.md section 3), by name.
+
+        ``:ext`` is the name of a wildcard without one. None when the pattern has none, or no route matched.
+        """
+        request = self.request
+        if self.route is None or request is None or request.pattern is None:
+            return None
+        return request.pattern.captures(request.path_matched)
+
     def resume(self, value: object = None) -> None:
         """Hand over what the exchange waits for; it runs on until it waits again or has ended."""
         self.waiting = None

@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from worker.routing.pattern import Pattern
     from worker.routing.route import Route
     from worker.variables.values import Value
 
@@ -29,9 +30,12 @@ class Request:
         "framing",
         "host",
         "host_name",
+        "is_repeatable",
         "matched_at",
         "method",
         "path",
+        "path_matched",
+        "pattern",
         "route",
         "target",
         "upstream_fields",
@@ -54,7 +58,8 @@ class Request:
     ) -> None:
         self.method = method
         self.target = target  # origin-form, as it goes upstream
-        self.path = path  # normalised, as it is matched
+        self.path = path  # normalised: the variable ``uri``
+        self.path_matched = path  # as it is matched; another one only with ``match_uri_encoded_slash``
         self.host = host  # with its port
         self.host_name = host_name  # lower case, without
         self.block = block  # CRLF, field lines, empty line
@@ -65,7 +70,9 @@ class Request:
         self.arguments: dict[str, Value] | None = None  # of the query, once a variable has asked for one …
         self.cookies: dict[str, str] | None = None  # … and likewise
         self.route: Route | None = None  # what the router said of it …
-        self.matched_at = -1  # … in this version of the router
+        self.pattern: Pattern | None = None  # the one of the route's that matched
+        self.matched_at = -1  # in which version of the router; -1: it must be asked again for the same head
+        self.is_repeatable = True  # nothing but the head has been looked at; of interest to the router while it matches
         self.wire = self.head_for(host)  # what an upstream gets that is sent the client's Host
 
     def head_for(self, host: bytes) -> bytes:

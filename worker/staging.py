@@ -66,7 +66,7 @@ class SwitcherStaging:
             if route_or_none is not None and route_or_none.inherits_hosts and route_or_none.service is not None:
                 route_or_none.hosts = self._hosts_of(route_or_none.service)
         if len(self._routes) > IN_PLACE:
-            self._aside = _Aside(switcher.routes, self._routes)
+            self._aside = _Aside(switcher.router, switcher.routes, self._routes)
             yield from self._aside.fill()
 
     def _hosts_of(self, cell: ServiceCell) -> tuple[str, ...]:
@@ -146,10 +146,10 @@ class SwitcherStaging:
 class _Aside:
     """A second router, and the tables that go with it."""
 
-    def __init__(self, live: dict[str, Route], changed: dict[str, Route | None]) -> None:
+    def __init__(self, router: Router, live: dict[str, Route], changed: dict[str, Route | None]) -> None:
         self._live = live
         self._changed = changed
-        self._router = Router()
+        self._router = router.empty()
         self._routes: dict[str, Route] = {}
         self._routes_of_service: dict[str, set[str]] = {}
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from config_sync import schema
 from config_sync.cache import Change, ConfigStore
-from worker.routing.route import AddressCondition, Pattern, Route
+from config_sync.errors import ConfigError
+from worker.routing.conditions import compile_condition
+from worker.routing.route import AddressCondition, Route
 from worker.routing.router import Router
 from worker.staging import SwitcherStaging
 from worker.upstream.balancing import Balancing
@@ -161,9 +163,11 @@ class Switcher:
         """Make a route of its configuration; None when it takes no part in matching."""
         if config.status == 0:
             return None
-        if config.vars:
+        try:
+            condition, repeatable = compile_condition(config.vars)
+        except (ConfigError, ImportError) as error:
             # A condition that is not understood must not be taken for fulfilled.
-            log.error("route %s: vars are not available; the route is left out", id_)
+            log.error("route %s: $.vars: %s; the route is left out", id_, error)
             return None
         if config.plugins or config.plugin_config_id:
             log.warning("route %s: plugins are not available and do not run", id_)
@@ -171,7 +175,7 @@ class Switcher:
         old = self.routes.get(id_)
         return Route(
             id_,
-            tuple(Pattern(uri) for uri in config.uris),
+            tuple(self.router.pattern(uri) for uri in config.uris),
             config.hosts or (service.hosts if service is not None else ()),
             self._encoded(config.methods),
             config.priority,
@@ -180,6 +184,8 @@ class Switcher:
             service,
             config.timeout,
             inherits_hosts=service is not None and not config.hosts,
+            condition=condition,
+            repeatable=repeatable,
         )
 
     def _encoded(self, methods: Iterable[str]) -> frozenset[bytes]:

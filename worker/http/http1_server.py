@@ -311,10 +311,14 @@ class Http1Server(asyncio.Protocol):
             framing = Framing.CHUNKED
         elif fields.content_length:
             framing = Framing.LENGTH
-        path = normalised_path(target)
+        path = matched = normalised_path(target)
+        rules = self._context.path_rules
+        if rules is not None:
+            target, path, matched = rules.apply(target, path)
         length = fields.content_length or 0
         upstream_fields = self._upstream_fields
         request = Request(method, target, path, host, name, block, version_11, framing, length, upstream_fields)
+        request.path_matched = matched
         if framing is Framing.NONE:
             self._head, self._request = head, request
         return request

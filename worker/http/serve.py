@@ -42,11 +42,7 @@ async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
         exchange: Exchange = await suspend()
         request: Request = exchange.request  # type: ignore[assignment]  # only requests that were read come here
         try:
-            if request.matched_at == router.version:
-                route = request.route
-            else:
-                route = router.match(request, downstream.remote_address)
-                request.route, request.matched_at = route, router.version
+            route = request.route if request.matched_at == router.version else router.match(exchange)
             if route is None:
                 raise RouteNotFound("no route matches")
             exchange.route = route

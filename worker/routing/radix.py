@@ -43,15 +43,16 @@ class RadixTree(Generic[V]):
     def setdefault(self, key: bytes, make: Callable[[], V]) -> V:
         """Return the value of a key, made and stored first when there is none."""
         node = self._root
-        rest = key
-        while rest:
-            child = node.edges.get(rest[0])
+        at = 0
+        size = len(key)
+        while at < size:
+            child = node.edges.get(key[at])
             if child is None:
-                child = Node(rest)
+                child = Node(key[at:])
                 _join(node, child)
-            elif not rest.startswith(child.label):
-                child = _split(node, child, _common(rest, child.label))
-            rest = rest[len(child.label) :]
+            elif not key.startswith(child.label, at):
+                child = _split(node, child, _common(key, at, child.label))
+            at += len(child.label)
             node = child
         if node.value is None:
             node.value = make()
@@ -64,24 +65,26 @@ class RadixTree(Generic[V]):
     def get(self, key: bytes) -> V | None:
         """Return the value of exactly this key."""
         node = self._root
-        rest = key
-        while rest:
-            child = node.edges.get(rest[0])
-            if child is None or not rest.startswith(child.label):
+        at = 0
+        size = len(key)
+        while at < size:
+            child = node.edges.get(key[at])
+            if child is None or not key.startswith(child.label, at):
                 return None
-            rest = rest[len(child.label) :]
+            at += len(child.label)
             node = child
         return node.value
 
     def remove(self, key: bytes) -> None:
         """Forget a key; one that is not there is no error."""
         path: list[Node[V]] = [self._root]
-        rest = key
-        while rest:
-            child = path[-1].edges.get(rest[0])
-            if child is None or not rest.startswith(child.label):
+        at = 0
+        size = len(key)
+        while at < size:
+            child = path[-1].edges.get(key[at])
+            if child is None or not key.startswith(child.label, at):
                 return
-            rest = rest[len(child.label) :]
+            at += len(child.label)
             path.append(child)
         path[-1].value = None
         if len(path) > 1:
@@ -91,18 +94,19 @@ class RadixTree(Generic[V]):
         """Return the values of all stored prefixes of a key, the shortest first."""
         found: list[V] = []
         node = self._root
+        if node.value is not None:
+            found.append(node.value)
         at = 0
         size = len(key)
-        while True:
-            if node.value is not None:
-                found.append(node.value)
-            if at == size:
-                return found
+        while at < size:
             child = node.edges.get(key[at])
             if child is None or not key.startswith(child.label, at):
                 return found
             at += len(child.label)
             node = child
+            if node.value is not None:
+                found.append(node.value)
+        return found
 
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
         """Walk all keys and values, in no particular order."""
@@ -126,12 +130,16 @@ class RadixTree(Generic[V]):
                 yield
 
 
-def _common(left: bytes, right: bytes) -> int:
-    length = min(len(left), len(right))
-    for at in range(length):
-        if left[at] != right[at]:
-            return at
-    return length
+def _common(key: bytes, at: int, label: bytes) -> int:
+    """Return how many bytes of a label stand in a key at a place: 12 comparisons for 4,000 bytes."""
+    low, high = 0, len(label)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if key.startswith(label[:middle], at):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _split(parent: Node[V], child: Node[V], at: int) -> Node[V]:

@@ -1,37 +1,17 @@
 """Route: what the hot path needs of a configured route, compiled once per change."""
 
-import re
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from config_sync.schema import Timeout
-from worker.messages import Request
+from worker.routing.pattern import Pattern
 
 if TYPE_CHECKING:
+    from worker.exchange import Exchange
     from worker.upstream.peer import ServiceCell, UpstreamCell
 
-
-class Pattern:
-    """A ``uri`` of a route: an exact path, or a literal prefix with perhaps wildcard segments behind it."""
-
-    __slots__ = ("exact", "length", "literal", "regex")
-
-    def __init__(self, text: str) -> None:
-        """Compile a uri pattern (routing.md section 3)."""
-        star = text.find("*")
-        self.length = len(text)
-        self.exact = star < 0
-        self.literal = (text if star < 0 else text[:star]).encode()
-        self.regex = _wildcards(text) if 0 <= star < len(text) - 1 else None
-
-
-def _wildcards(text: str) -> re.Pattern[bytes] | None:
-    """Compile wildcard segments that are not last; a star inside a segment makes a plain prefix instead."""
-    segments = text.split("/")
-    if any("*" in segment[1:] for segment in segments) or not any(s.startswith("*") for s in segments):
-        return None
-    parts = [".*" if segment.startswith("*") else re.escape(segment) for segment in segments]
-    return re.compile("/".join(parts).encode(), re.DOTALL)
+Condition = Callable[["Exchange"], bool]
 
 
 class AddressCondition:
@@ -59,18 +39,24 @@ class AddressCondition:
             return False
         return any(parsed in network for network in self._networks)
 
+    def __repr__(self) -> str:
+        """Show the networks."""
+        return ", ".join(map(str, self._networks))
+
 
 class Route:
     """A route as the router and the exchange use it; immutable, replaced as a whole when it changes."""
 
     __slots__ = (
         "addresses",
+        "condition",
         "hosts",
         "id",
         "inherits_hosts",
         "methods",
         "patterns",
         "priority",
+        "repeatable",
         "service",
         "timeout",
         "upstream",
@@ -88,6 +74,8 @@ class Route:
         service: "ServiceCell | None" = None,
         timeout: Timeout | None = None,
         inherits_hosts: bool = False,
+        condition: Condition | None = None,
+        repeatable: bool = True,
     ) -> None:
         self.id = id_
         self.patterns = patterns
@@ -99,6 +87,8 @@ class Route:
         self.service = service
         self.timeout = timeout
         self.inherits_hosts = inherits_hosts  # from its service
+        self.condition = condition  # ``vars``
+        self.repeatable = repeatable and addresses is None  # its conditions depend on the head alone
 
     def with_hosts(self, hosts: tuple[str, ...]) -> "Route":
         """Return the same route for other hosts."""
@@ -113,14 +103,10 @@ class Route:
             self.service,
             self.timeout,
             self.inherits_hosts,
+            self.condition,
+            self.repeatable,
         )
-
-    def accepts(self, request: Request, remote_address: str) -> bool:
-        """Check the conditions besides host and path, in the order of routing.md section 4."""
-        if self.methods and request.method not in self.methods:
-            return False
-        return self.addresses is None or self.addresses.holds(remote_address)
 
     def __repr__(self) -> str:
         """Show id and patterns."""
-        return f"<Route {self.id} {[pattern.literal for pattern in self.patterns]}>"
+        return f"<Route {self.id} {[pattern.text for pattern in self.patterns]}>"
