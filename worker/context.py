@@ -15,6 +15,7 @@ from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
 from worker.routing.router import build_router
 from worker.switcher import Switcher
+from worker.upkeep import Upkeep
 from worker.upstream.balancing import Balancing
 from worker.upstream.pool import Pools
 from worker.upstream.shared_loads import LoadRow
@@ -49,6 +50,7 @@ class WorkerContext:
         "switcher",
         "time",
         "trusts",
+        "upkeep",
         "upstream_connections",
     )
 
@@ -76,6 +78,9 @@ class WorkerContext:
         self.path_rules = path_rules(settings.router)
         self.pools: Pools[Http1Client] = Pools()
         self.switcher = Switcher(store, self.router, self.pools, Balancing(seed, Stepper(loop), row))
+        self.upkeep = Upkeep(
+            self.router, lambda: self.switcher.routes, self.switcher.shadows, loop, settings.router.verify_interval
+        )
         self.access_log: AccessLog | None = None
         path = settings.access_log_path()
         if path is not None:
@@ -94,6 +99,7 @@ class WorkerContext:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         self._janitor.start()
+        self.upkeep.start()
 
     def refresh_date(self) -> None:
         """Write the Date line anew, for the answers we make ourselves."""
@@ -130,6 +136,7 @@ class WorkerContext:
     def close(self) -> None:
         """Cut every connection and end the periodic work."""
         self._janitor.stop()
+        self.upkeep.stop()
         for connection in list(self.downstream_connections):
             connection.abort()
         self.pools.close()

@@ -44,7 +44,7 @@ class SwitcherStaging:
             gc.disable()
         for directory, id_, new in changes:
             if directory == "routes":
-                self._routes[id_] = switcher.build_route(id_, new) if new is not None else None
+                self._routes[id_] = switcher.build_route(id_, new)
             elif directory == "upstreams":
                 old = switcher.upstream_cell(id_).current
                 self._upstreams[id_] = switcher.builder.build(id_, new, old) if new is not None else None
@@ -178,6 +178,7 @@ class _Aside:
         switcher.router.exchange_tables(self._router)
         self._routes, switcher.routes = switcher.routes, self._routes
         switcher.routes_of_service = self._routes_of_service
+        switcher.shadows.touch_all()
 
     def clean(self, old_routes: list[Route]) -> Iterator[None]:
         """Take the old tables apart; routes that are no more are appended to ``old_routes``."""

@@ -14,8 +14,9 @@ from config_sync import schema
 from config_sync.cache import Change, ConfigStore
 from config_sync.errors import ConfigError
 from worker.routing.conditions import compile_condition
-from worker.routing.route import AddressCondition, Route
+from worker.routing.route import AddressCondition, Condition, Route
 from worker.routing.router import Router
+from worker.routing.shadows import Shadows
 from worker.staging import SwitcherStaging
 from worker.upstream.balancing import Balancing
 from worker.upstream.builder import UpstreamBuilder
@@ -44,6 +45,8 @@ class Switcher:
         self.router = router
         self.builder = UpstreamBuilder(pools, balancing or Balancing())
         self.routes: dict[str, Route] = {}
+        self.disabled: dict[str, Route] = {}  # ``status`` 0; not in the router
+        self.shadows = Shadows(router, lambda: self.routes)
         self.routes_of_service: dict[str, set[str]] = {}  # of those that have a service
         self._upstreams: dict[str, UpstreamCell] = {}
         self._services: dict[str, ServiceCell] = {}
@@ -131,7 +134,7 @@ class Switcher:
     # routes
 
     def _route_changed(self, change: Change) -> None:
-        route = self.build_route(change.id, change.new) if change.new is not None else None
+        route = self.build_route(change.id, change.new)
         old = self.replace_route(change.id, route)
         if old is not None:
             self.discard_cell(old.upstream)
@@ -147,6 +150,7 @@ class Switcher:
         self._leave(route.id)
         self.router.add(route)
         self.routes[route.id] = route
+        self.shadows.touch(route)
         if route.service is not None:
             self.routes_of_service.setdefault(route.service.id, set()).add(route.id)
 
@@ -155,13 +159,18 @@ class Switcher:
         if old is None:
             return None
         self.router.remove(old)
+        self.shadows.touch(old)
         if old.service is not None:
             forget(self.routes_of_service, old)
         return old
 
-    def build_route(self, id_: str, config: schema.Route) -> Route | None:
+    def build_route(self, id_: str, config: schema.Route | None) -> Route | None:
         """Make a route of its configuration; None when it takes no part in matching."""
+        self.disabled.pop(id_, None)
+        if config is None:
+            return None
         if config.status == 0:
+            self.disabled[id_] = self._compile(id_, config, None, True)
             return None
         try:
             condition, repeatable = compile_condition(config.vars)
@@ -171,6 +180,9 @@ class Switcher:
             return None
         if config.plugins or config.plugin_config_id:
             log.warning("route %s: plugins are not available and do not run", id_)
+        return self._compile(id_, config, condition, repeatable)
+
+    def _compile(self, id_: str, config: schema.Route, condition: Condition | None, repeatable: bool) -> Route:
         service = self.service_cell(config.service_id) if config.service_id is not None else None
         old = self.routes.get(id_)
         return Route(
@@ -180,7 +192,7 @@ class Switcher:
             self._encoded(config.methods),
             config.priority,
             AddressCondition(config.remote_addrs) if config.remote_addrs else None,
-            self.build_cell(id_, config, old.upstream if old is not None else None),
+            self.build_cell(id_, config, old.upstream if old is not None else None) if config.status else None,
             service,
             config.timeout,
             inherits_hosts=service is not None and not config.hosts,

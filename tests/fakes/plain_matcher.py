@@ -56,7 +56,7 @@ def _by_path(
     routes: list[PlainRoute], request: PlainRequest, has_parameters: bool, hosts_are_asked: bool = False
 ) -> tuple[PlainRoute, str] | None:
     entries = [(route, uri) for route in routes for uri in route.uris if _leads(uri, request.path, has_parameters)]
-    entries.sort(key=lambda entry: _rank(*entry, has_parameters))
+    entries.sort(key=lambda entry: _rank(entry[0], entry[1], has_parameters))
     for route, uri in entries:
         if (
             _fulfilled(route, request)

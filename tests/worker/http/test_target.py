@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config_sync.settings import RouterSettings
 from worker.errors import BadRequest
-from worker.http.target import normalised_path, split_absolute
+from worker.http.target import PathRules, normalised_path, path_rules, split_absolute
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,44 @@ def test_absolute_form() -> None:
 def test_refused_absolute_forms(target: bytes) -> None:
     with pytest.raises(BadRequest):
         split_absolute(target)
+
+
+def rules(**switched_on: bool) -> PathRules:
+    made = path_rules(RouterSettings(**switched_on))
+    assert made is not None
+    return made
+
+
+def test_without_options_there_are_no_rules() -> None:
+    assert path_rules(RouterSettings(http="radixtree_uri", verify_interval=1.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "sent", "path", "matched"),
+    [
+        ({"delete_uri_tail_slash": True}, b"/a/?q", b"/a/?q", b"/a", b"/a"),
+        ({"delete_uri_tail_slash": True}, b"/a", b"/a", b"/a", b"/a"),
+        ({"delete_uri_tail_slash": True}, b"/", b"/", b"", b""),
+        ({"normalize_uri_like_servlet": True}, b"/a;v=1/b;c?x;y", b"/a;v=1/b;c?x;y", b"/a/b", b"/a/b"),
+        ({"normalize_uri_like_servlet": True}, b"/%61%20%3Bx/../b;p", b"/b;p", b"/b", b"/b"),
+        ({"normalize_uri_like_servlet": True}, b"/a%3Fb%3B/c", b"/a%3Fb;/c", b"/a?b/c", b"/a?b/c"),
+        ({"normalize_uri_like_servlet": True}, b"/a/b?c", b"/a/b?c", b"/a/b", b"/a/b"),
+        ({"match_uri_encoded_slash": True}, b"/a%2fb/c", b"/a%2fb/c", b"/a/b/c", b"/a%2Fb/c"),
+        ({"match_uri_encoded_slash": True}, b"/a%252Fb", b"/a%252Fb", b"/a%2Fb", b"/a%2Fb"),
+        ({"match_uri_encoded_slash": True}, b"/a%2Fb%252F", b"/a%2Fb%252F", b"/a/b%2F", b"/a/b%2F"),
+        ({"match_uri_encoded_slash": True}, b"/a%2F../b", b"/a%2F../b", b"/b", b"/b"),
+        ({"match_uri_encoded_slash": True}, b"/a%2Fb/../..", b"/a%2Fb/../..", b"/", b"/"),
+        ({"match_uri_encoded_slash": True}, b"/a/b?x=%2F", b"/a/b?x=%2F", b"/a/b", b"/a/b"),
+        ({"match_uri_encoded_slash": True, "delete_uri_tail_slash": True}, b"/a%2Fb/", b"/a%2Fb/", b"/a/b", b"/a%2Fb"),
+        ({"match_uri_encoded_slash": True, "normalize_uri_like_servlet": True},
+         b"/a%2Fb;p/c", b"/a/b;p/c", b"/a/b/c", b"/a%2Fb/c"),
+    ],
+)  # fmt: skip
+def test_options(options: dict[str, bool], target: bytes, sent: bytes, path: bytes, matched: bytes) -> None:
+    assert rules(**options).apply(target, normalised_path(target)) == (sent, path, matched)
+
+
+@pytest.mark.parametrize("target", [b"/;a", b"/a/;b/c", b"/a/.;/b", b"/a/..;x/b"])
+def test_segments_of_parameters_alone_are_refused(target: bytes) -> None:
+    with pytest.raises(BadRequest):
+        rules(normalize_uri_like_servlet=True).apply(target, normalised_path(target))
