@@ -128,7 +128,7 @@ class Worker:
         self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
         self._last_good = open_last_good(boot.settings, self._store, loop)
         self._publisher = Publisher(boot.entry, self._store, lambda: self._provider.state())
-        self._api = ControlServer(boot.settings, self._store, boot.entry, loop)
+        self._api = ControlServer(self._context, self._store, boot.entry)
         self._api_task: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
         self._receiving: asyncio.Task[None] | None = None

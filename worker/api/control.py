@@ -11,14 +11,18 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from config_sync.cache import ConfigStore
-from config_sync.settings import Settings
 from worker.api.config import ConfigHandlers
+from worker.api.explain import ExplainHandlers
 from worker.api.http import ControlConnection
 from worker.api.messages import Answer, Outcome, Request, failure
 from worker.api.sync import SyncHandlers
 from worker.scoreboard import Entry
+
+if TYPE_CHECKING:
+    from worker.context import WorkerContext
 
 log = logging.getLogger("propylon.control")
 
@@ -37,7 +41,9 @@ class Endpoint:
 class ControlApi:
     """The table of what can be asked."""
 
-    def __init__(self, sync: SyncHandlers, config: ConfigHandlers, own_host: str = "") -> None:
+    def __init__(
+        self, sync: SyncHandlers, config: ConfigHandlers, explain: ExplainHandlers, own_host: str = ""
+    ) -> None:
         """Lead to these; ``own_host`` is the name the address was given by."""
         self._own_hosts = {"localhost", own_host.lower()}
         self._exact = {
@@ -48,6 +54,8 @@ class ControlApi:
             "/v1/sync/confirm": Endpoint(sync.confirm, ("POST",)),
             "/v1/config": Endpoint(config.directories),
             "/v1/config/errors": Endpoint(config.errors),
+            "/v1/config/warnings": Endpoint(explain.warnings),
+            "/v1/explain": Endpoint(explain.explain),
             "/v1/routes": Endpoint(config.dump("routes")),
             "/v1/services": Endpoint(config.dump("services")),
             "/v1/upstreams": Endpoint(config.dump("upstreams")),
@@ -114,7 +122,8 @@ class ControlApi:
 class ControlServer:
     """Serves the control interface of one worker; ``draining`` once it accepts nobody any more."""
 
-    def __init__(self, settings: Settings, store: ConfigStore, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, context: "WorkerContext", store: ConfigStore, entry: Entry) -> None:
+        settings, loop = context.settings, context.loop
         self.draining = False
         self._loop = loop
         self._backlog = settings.backlog
@@ -123,6 +132,7 @@ class ControlServer:
         self._api = ControlApi(
             SyncHandlers(entry.board, loop.time),
             ConfigHandlers(store, entry, settings.etcd.prefix),
+            ExplainHandlers(context, store, entry),
             settings.control.listen.rpartition(":")[0],
         )
 

@@ -522,6 +522,21 @@ class Http1Server(asyncio.Protocol):
         return f"<Http1Server {self.remote_address} {self._state.name} {self.requests} requests>"
 
 
+def read_request(context: "WorkerContext", head: bytes, remote_address: str) -> Exchange:
+    """Return the exchange that a head from a client would begin; nothing is counted, and nothing answered.
+
+    Raises:
+        DownstreamError: the head would be refused.
+    """
+    connection = Http1Server(context)
+    connection.remote_address = remote_address
+    listener = context.settings.addresses()[0]
+    connection._local = listener.host.encode(), listener.port
+    exchange = Exchange(connection, context.time())
+    exchange.request = connection._read_head(head)
+    return exchange
+
+
 def port_of(host: bytes) -> bytes:
     """Return the port in a Host value, empty when there is none."""
     return host.rpartition(b"]")[2].partition(b":")[2]

@@ -1,6 +1,7 @@
 """Heads of answers: an upstream's, made ready to be passed on, and those of the answers we make ourselves."""
 
 from http import HTTPStatus
+from mimetypes import MimeTypes
 
 from worker.errors import InvalidResponse, ProxyError, RouteNotFound
 from worker.http.framing import ResponseFields
@@ -9,6 +10,8 @@ from worker.messages import Framing, Request, Response
 SERVER = b"propylon"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ROUTE_NOT_FOUND = b'{"error_msg":"404 Route Not Found"}\n'  # byte for byte (routing.md section 10)
+_TYPES = MimeTypes(()).types_map[True]
+_TYPES_WITH_CHARSET = frozenset(("text/html", "text/xml", "text/plain", "application/javascript"))  # nginx's defaults
 _PAGE = (
     "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
     "<hr><center>propylon</center>\r\n</body>\r\n</html>\r\n"
@@ -89,7 +92,7 @@ def error_response(
     """Make the answer to a request that failed; returns the bytes and how many of them are body."""
     title = f"{error.status} {HTTPStatus(error.status).phrase}"
     if isinstance(error, RouteNotFound):
-        kind, body = b"text/plain; charset=utf-8", _ROUTE_NOT_FOUND
+        kind, body = content_type(request.path if request is not None else b""), _ROUTE_NOT_FOUND
     else:
         kind, body = b"text/html; charset=utf-8", _PAGE.format(title=title).encode()
     head = b"HTTP/1.1 %b\r\nServer: %b\r\n%bContent-Type: %b\r\nContent-Length: %d\r\n%b%b\r\n" % (
@@ -104,6 +107,14 @@ def error_response(
     if request is not None and request.method == b"HEAD":
         return head, 0
     return head + body, len(body)
+
+
+def content_type(path: bytes) -> bytes:
+    """Return the type that nginx gives to an answer without one: by the extension, else plain text (routing.md 10)."""
+    _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
+    found = _TYPES.get(f".{extension.decode('latin-1').lower()}", "") if dot else ""
+    kind = found or "text/plain"
+    return (f"{kind}; charset=utf-8" if kind in _TYPES_WITH_CHARSET else kind).encode()
 
 
 def attempts_line(attempts: list[int] | None) -> bytes:

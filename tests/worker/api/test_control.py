@@ -1,24 +1,37 @@
 """Which request reaches which handler, and which reaches none."""
 
+import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from config_sync.cache import ConfigStore
+from config_sync.settings import Settings
 from worker.api.config import ConfigHandlers
 from worker.api.control import ControlApi
+from worker.api.explain import ExplainHandlers
 from worker.api.messages import Answer, Pending, Portions, Request
 from worker.api.sync import SyncHandlers
+from worker.context import WorkerContext
 from worker.scoreboard import Scoreboard, WorkerState
 
 
 @pytest.fixture
-def api() -> ControlApi:
+def api() -> Iterator[ControlApi]:
     board = Scoreboard(2)
     entry = board.allocate(0, 1)
     entry.state = WorkerState.READY
-    return ControlApi(SyncHandlers(board, lambda: 0.0), ConfigHandlers(ConfigStore(), entry, "/apisix"), "gate.example")
+    loop = asyncio.new_event_loop()
+    store = ConfigStore()
+    yield ControlApi(
+        SyncHandlers(board, lambda: 0.0),
+        ConfigHandlers(store, entry, "/apisix"),
+        ExplainHandlers(WorkerContext(Settings(access_log=False), loop, store), store, entry),
+        "gate.example",
+    )
+    loop.close()
 
 
 def request(path: str, method: str = "GET", host: str = "127.0.0.1:9090", **other: Any) -> Request:
