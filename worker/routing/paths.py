@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from worker.routing.bucket import Bucket, Candidate
 from worker.routing.pattern import Pattern
-from worker.routing.radix import RadixTree
 from worker.routing.route import Route
+from worker.routing.segments import SegmentTree
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
@@ -22,7 +22,7 @@ class PathRouter:
 
     def __init__(self) -> None:
         self._exact: dict[bytes, Bucket] = {}
-        self._prefixes: RadixTree[Bucket] = RadixTree()
+        self._prefixes: SegmentTree[Bucket] = SegmentTree()
         self.size = 0
 
     def add(self, candidate: Candidate) -> None:

@@ -51,7 +51,7 @@ class RadixTree(Generic[V]):
                 child = Node(key[at:])
                 _join(node, child)
             elif not key.startswith(child.label, at):
-                child = _split(node, child, _common(key, at, child.label))
+                child = _split(node, child, common(key, at, child.label))
             at += len(child.label)
             node = child
         if node.value is None:
@@ -108,6 +108,10 @@ class RadixTree(Generic[V]):
                 found.append(node.value)
         return found
 
+    def is_empty(self) -> bool:
+        """Tell whether nothing is stored."""
+        return not self._root.edges and self._root.value is None
+
     def __iter__(self) -> Iterator[tuple[bytes, V]]:
         """Walk all keys and values, in no particular order."""
         waiting: list[tuple[bytes, Node[V]]] = [(b"", self._root)]
@@ -130,7 +134,7 @@ class RadixTree(Generic[V]):
                 yield
 
 
-def _common(key: bytes, at: int, label: bytes) -> int:
+def common(key: bytes, at: int, label: bytes) -> int:
     """Return how many bytes of a label stand in a key at a place: 12 comparisons for 4,000 bytes."""
     low, high = 0, len(label)
     while low < high:
