@@ -149,7 +149,7 @@ class Explanation:
         self._limit = limit
         self._version = context.router.version
         self._winner: Verdict | None = None
-        self._listed: list[Verdict] = []
+        self._listed: list[dict[str, Any]] = []
         self._others: list[dict[str, Any]] = []
         self._omitted = 0
         self._conditions = 0
@@ -166,7 +166,7 @@ class Explanation:
             if verdict.outcome is Result.WINS:
                 self._winner = verdict
             if len(self._listed) < self._limit or verdict.outcome is Result.WINS:
-                self._listed.append(verdict)
+                self._listed.append({**_place(verdict), "result": verdict.outcome.value, "reason": verdict.reason})
             else:
                 self._omitted += 1
         switcher = context.switcher
@@ -211,7 +211,7 @@ class Explanation:
             "answer": None,
             "plugins": [],
             "upstream": None,
-            "candidates": [_shown(verdict) for verdict in self._listed],
+            "candidates": self._listed,
             "others": self._others,
             "omitted": self._omitted,
             "changed_meanwhile": router.version != self._version,
@@ -237,10 +237,6 @@ def _holds(member: Any, exchange: "Exchange") -> bool:
         return condition is None or condition(exchange)
     except Exception:
         return False
-
-
-def _shown(verdict: Verdict) -> dict[str, Any]:
-    return {**_place(verdict), "result": verdict.outcome.value, "reason": verdict.reason}
 
 
 def _place(verdict: Verdict) -> dict[str, Any]:
