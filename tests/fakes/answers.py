@@ -3,10 +3,10 @@
 from itertools import product
 from typing import TYPE_CHECKING
 
+from tests.worker.routing.making import ask
 from worker.errors import ProxyError
 from worker.http.serve import upstream_of
-from worker.messages import Framing, Request
-from worker.routing.router import Router
+from worker.routing.router import build_router
 from worker.upstream.pool import Pools
 
 if TYPE_CHECKING:
@@ -21,14 +21,12 @@ class Answers:
     """Asks a router whose upstreams take their connections from ``pools``."""
 
     def __init__(self) -> None:
-        self.router = Router()
+        self.router = build_router("radixtree_host_uri")
         self.pools: Pools[Http1Client] = Pools()
 
     def to(self, path: str, host: str = "a.com", method: str = "GET") -> tuple[str, tuple[str, ...]] | None:
         """Return id and peers of where a request is led; for peers the error, when a reference leads nowhere."""
-        target, name = path.encode(), host.encode()
-        request = Request(method.encode(), target, target, name, name, b"", True, Framing.NONE, 0, b"")
-        route = self.router.match(request, "127.0.0.1")
+        route = self.router.match(ask(path, host, method, "127.0.0.1"))
         if route is None:
             return None
         try:

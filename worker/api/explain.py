@@ -278,8 +278,7 @@ def _value(store: ConfigStore, directory: str, id_: str | None) -> Any:
 def _upstream(route: Route, exchange: "Exchange") -> dict[str, Any]:
     """Show the upstream of a route, and the node that its balancer would choose now."""
     upstream = upstream_of(route)
-    peek = getattr(upstream.balancer, "peek", None)  # not every balancer can tell without choosing
-    node = peek(exchange) if peek is not None else None
+    node = upstream.balancer.peek(exchange) if upstream.balancer is not None else None
     own = route.upstream is not None
     nodes: Iterable[dict[str, Any]] = (
         {"node": f"{peer!r}", "weight": peer.weight, "priority": peer.priority} for peer in upstream.peers

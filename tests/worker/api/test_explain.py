@@ -118,6 +118,8 @@ def test_the_upstream_and_its_node(bench: Bench) -> None:
     answer = bench.explain("uri=/x")
     assert answer["answer"] is None
     assert (answer["upstream"]["id"], answer["upstream"]["from"]) == ("u", "services/s")
+    assert answer["upstream"]["node"] == "127.0.0.2:80"
+    assert bench.explain("uri=/x")["upstream"]["node"] == "127.0.0.2:80"  # the balancer has not been moved
     assert [(node["node"], node["weight"]) for node in answer["upstream"]["nodes"]] == [
         ("127.0.0.1:80", 1),
         ("127.0.0.2:80", 2),
