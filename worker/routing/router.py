@@ -200,18 +200,25 @@ class HostRouter(Router):
             BodyNeeded: as in all modes.
         """
         request: Request = exchange.request  # type: ignore[assignment]
+        candidate: Candidate | None = None
         if self._hosts:
             table = self._hosts.get(request.host_name)
             if table is not None:
                 candidate = table.match(exchange, request)
-                if candidate is not None:
-                    return self._noted(request, candidate)
-        if self._wildcards_count:
+        if self._wildcards_count and candidate is None:
             for table in reversed(self._wildcards.prefixes(request.host_name[::-1])):
                 candidate = table.match(exchange, request)
                 if candidate is not None:
-                    return self._noted(request, candidate)
-        return self._noted(request, self._unbound.match(exchange, request))
+                    break
+        if candidate is None:
+            candidate = self._unbound.match(exchange, request)
+        # As in _noted; a call less, for this is the mode that is used.
+        if candidate is None or not request.is_repeatable:
+            return self._noted(request, candidate)
+        request.matched_at = self.version
+        request.pattern = candidate.pattern
+        request.route = route = candidate.route
+        return route
 
     def tables(self, host: bytes) -> Iterator[tuple[str, PathRouter]]:
         """Walk the tables that a request for a host is looked up in, in order, with the host pattern of each."""

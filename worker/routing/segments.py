@@ -115,12 +115,17 @@ class SegmentTree(Generic[V]):
         while True:
             if node.value is not None:
                 found.append(node.value)
-            end = key.find(SLASH, at)
+            edges = node.edges
             if node.tails is not None:
+                end = key.find(SLASH, at)
                 found += node.tails.prefixes(key[at:end] if end >= 0 else key[at:])
+            elif not edges:
+                return found
+            else:
+                end = key.find(SLASH, at)
             if end < 0:
                 return found
-            child = node.edges.get(key[at:end])
+            child = edges.get(key[at:end])
             if child is None or not key.startswith(child.label, at):
                 return found
             at += len(child.label)
