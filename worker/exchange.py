@@ -37,7 +37,6 @@ class Exchange:
         "body",
         "buffered_body",
         "bytes_sent",
-        "captures",
         "connection",
         "downstream",
         "error",
@@ -61,7 +60,6 @@ class Exchange:
         self.buffered_body: bytes | None = None  # the whole of it, when somebody has had to see it
         self.memo: Memo | None = None  # of variables
         self.route: Route | None = None
-        self.captures: dict[str, str] | None = None  # what wildcards of the route's pattern stand for
         self.peer: Peer | None = None
         self.place: Place | None = None  # held at the peer, when its upstream is tracked …
         self.placed_at: float  # … and since when, in seconds, when that matters

@@ -529,9 +529,10 @@ def read_request(context: "WorkerContext", head: bytes, remote_address: str) -> 
         DownstreamError: the head would be refused.
     """
     connection = Http1Server(context)
-    connection.remote_address = remote_address
+    connection.peer_address = connection.remote_address = remote_address
     listener = context.settings.addresses()[0]
-    connection._local = listener.host.encode(), listener.port
+    connection.local_address, connection.local_port = listener.host, listener.port
+    connection._trust = context.trusts.of(remote_address)
     exchange = Exchange(connection, context.time())
     exchange.request = connection._read_head(head)
     return exchange
