@@ -21,7 +21,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 class Peer:
     """One node of an upstream: its address, its weight, and the pool of connections to it."""
 
-    __slots__ = ("address", "authority", "host", "load", "max_conns", "pool", "port", "priority", "weight")
+    __slots__ = ("authority", "host", "load", "max_conns", "pool", "port", "priority", "weight")
 
     def __init__(
         self,
@@ -43,9 +43,13 @@ class Peer:
         self.pool = pool
         self.max_conns: float = max_conns or inf
         self.load = NO_LOAD  # its own when the upstream is tracked
-        self.address = f"{shown}:{port}"
         # The port stands in Host only when it is not the scheme's own (upstreams.md section 6).
         self.authority = (shown if port == DEFAULT_PORTS.get(scheme) else f"{shown}:{port}").encode()
+
+    @property
+    def address(self) -> str:
+        """Its host, an IPv6 address in brackets, and its port: what it is known by when its upstream is changed."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def is_tracked(self) -> bool:
         """Tell whether its load is being counted."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worker.upstream.peer import Peer
 
 LONGEST_CYCLE = 1_024  # picks; longer ones are not written down
+NO_PICKS: "list[Peer]" = []
 SKIPPED_WORK = 2_000  # comparisons that the first pick may cost more, about 0.1 ms
 
 
@@ -44,7 +45,10 @@ class RoundRobin:
         self.peers = tuple(peers)
         self.unhealthy: Collection[Peer] = ()
         self._skipped = start
-        self._begin({})
+        # The rest is made at the first choice: most of very many upstreams are seldom asked.
+        self._total = 0
+        self._at = 0
+        self._cycle: list[Peer] = NO_PICKS
 
     def _begin(self, current: "dict[Peer, int]") -> None:
         """Begin a cycle with the peers that can be used; ``current`` are their current weights, 0 if not given."""
@@ -56,7 +60,7 @@ class RoundRobin:
 
     def _restart(self) -> None:
         self._origin = self._current[:]
-        self._cycle: list[Peer] = []  # the picks since the current weights were ``_origin``
+        self._cycle = []  # the picks since the current weights were ``_origin``
         self._at = 0  # how many of them have been repeated
         self._is_closed = False
 
@@ -74,7 +78,8 @@ class RoundRobin:
         return peer
 
     def _advance(self) -> "Peer":
-        if self._skipped:
+        if not self._total:
+            self._begin({})
             self._skip()
         if len(self._cycle) == self._length and self._current == self._origin:
             self._is_closed = True
@@ -89,9 +94,7 @@ class RoundRobin:
         return peer
 
     def _skip(self) -> None:
-        # At the first pick rather than when it is built: most of very many upstreams are seldom asked.
         count = self._skipped % min(self._length, max(1, SKIPPED_WORK // len(self._peers)))
-        self._skipped = 0
         for _ in range(count):
             self._pick()
         self._restart()
@@ -125,6 +128,9 @@ class RoundRobin:
 
     def peek(self, exchange: "Exchange") -> "Peer | None":
         """Return the peer whose turn it is."""
+        if not self._total:
+            self._begin({})
+            self._skip()
         if self._at < len(self._cycle):
             return self._cycle[self._at]
         if self._is_closed:
@@ -135,10 +141,13 @@ class RoundRobin:
     def set_unhealthy(self, peers: "Collection[Peer]") -> None:
         """Leave peers out; the others keep their current weights."""
         self.unhealthy = tuple(peer for peer in self.peers if peer in peers)
-        self._begin(self.current_weights())
+        if self._total:
+            self._begin(self.current_weights())
 
     def current_weights(self) -> "dict[Peer, int]":
-        """Return the current weights of the peers in use."""
+        """Return the current weights of the peers in use; none before the first choice."""
+        if not self._total:
+            return {}
         if not self._is_closed:
             return dict(zip(self._peers, self._current, strict=True))
         picks = self._cycle[: self._at]
@@ -158,5 +167,4 @@ class RoundRobin:
         known = {peer.address: weight for peer, weight in old.current_weights().items()}
         found = {peer: known[peer.address] for peer in self.peers if peer.address in known}
         if found:
-            self._skipped = old._skipped
             self._begin({**self.current_weights(), **found})
