@@ -23,6 +23,12 @@ from config_sync.errors import SettingsError
 _SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+SIZES = (
+    "client_max_body_size",
+    "client_body_buffer_size",
+    "large_client_header_buffers",
+    "max_post_args_readable_size",
+)
 ETCD_HOST_VARIABLE = "APISIX_DEPLOYMENT_ETCD_HOST"
 
 
@@ -134,6 +140,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     client_body_timeout: float = 60.0
     send_timeout: float = 60.0
     client_max_body_size: int = 0
+    client_body_buffer_size: int = 65_536
+    client_body_temp_path: str = ""
     large_client_header_buffers: int = 32_768
     real_ip_header: str = "X-Real-IP"
     real_ip_from: tuple[str, ...] = ("127.0.0.1", "unix:")
@@ -180,6 +188,10 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         else:
             names = [self.config_provider, self.etcd.prefix, *sorted(self.etcd.host)]
         return int.from_bytes(blake2b("\0".join(names).encode(), digest_size=8).digest(), "big") >> 1
+
+    def body_temp_path(self) -> Path:
+        """Return the directory of the files that large request bodies are kept in."""
+        return self.path(self.client_body_temp_path)
 
     def control_address(self) -> Address | None:
         """Return where the control interface listens; None for nowhere."""
@@ -270,7 +282,7 @@ def read_settings(tree: dict[str, Any], environment: Mapping[str, str]) -> Setti
 
 
 def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
-    for name in ("client_max_body_size", "large_client_header_buffers", "max_post_args_readable_size"):
+    for name in SIZES:
         if isinstance(tree.get(name), str):
             tree[name] = parse_size(tree[name], name)
     for name in ("real_ip_from", "trusted_addresses"):
@@ -319,6 +331,7 @@ def _check(settings: Settings) -> None:
     require(settings.client_max_body_size >= 0, "client_max_body_size: must be at least 0")
     _check_addresses(settings)
     require(settings.max_post_args_readable_size >= 0, "max_post_args_readable_size: must be at least 0 (0: no limit)")
+    require(settings.client_body_buffer_size >= 1024, "client_body_buffer_size: must be at least 1k")
     require(settings.worker_connections >= 1, "worker_connections: must be at least 1")
     require(bool(settings.etcd.host), "etcd.host: must name at least one endpoint")
     require(

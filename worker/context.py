@@ -23,6 +23,7 @@ from worker.upstream.shared_loads import LoadRow
 if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
+    from worker.http.tunnel import Tunnel
 
 log = logging.getLogger("propylon.worker")
 
@@ -37,6 +38,7 @@ class WorkerContext:
         "_janitor",
         "accepted",
         "access_log",
+        "body_temp_path",
         "date_line",
         "downstream_connections",
         "draining",
@@ -50,6 +52,7 @@ class WorkerContext:
         "switcher",
         "time",
         "trusts",
+        "tunnels",
         "upkeep",
         "upstream_connections",
     )
@@ -76,6 +79,8 @@ class WorkerContext:
         self.upstream_connections: set[Http1Client] = set()
         self.router = build_router(settings.router.http)
         self.path_rules = path_rules(settings.router)
+        self.tunnels: set[Tunnel] = set()
+        self.body_temp_path = settings.body_temp_path()
         self.pools: Pools[Http1Client] = Pools()
         self.switcher = Switcher(store, self.router, self.pools, Balancing(seed, Stepper(loop), row))
         self.upkeep = Upkeep(
@@ -137,6 +142,8 @@ class WorkerContext:
         """Cut every connection and end the periodic work."""
         self._janitor.stop()
         self.upkeep.stop()
+        for tunnel in list(self.tunnels):
+            tunnel.abort()
         for connection in list(self.downstream_connections):
             connection.abort()
         self.pools.close()

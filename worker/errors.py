@@ -34,7 +34,7 @@ class Retry(Enum):
 
     NEVER = "never"
     IF_UNSENT = "if unsent"  # the request never left, so any method may be repeated
-    IF_REUSED = "if reused"  # only when a kept-alive connection died before a byte of the answer
+    IF_IDEMPOTENT = "if idempotent"  # the peer may have acted on it
 
 
 class BodyNeeded(Exception):
@@ -197,23 +197,27 @@ class ConnectTimeout(UpstreamError):
 class PeerClosed(UpstreamError):
     """The peer closed before its answer was complete."""
 
-    retry = Retry.IF_REUSED
+    retry = Retry.IF_IDEMPOTENT
 
 
 class SendTimeout(UpstreamError):
     """The peer took no bytes for ``timeout.send``."""
 
     status = 504
+    retry = Retry.IF_IDEMPOTENT
 
 
 class ReadTimeout(UpstreamError):
     """The peer sent no bytes for ``timeout.read``."""
 
     status = 504
+    retry = Retry.IF_IDEMPOTENT
 
 
 class InvalidResponse(UpstreamError):
     """The peer's answer breaks RFC 9112, or its head is too large."""
+
+    retry = Retry.IF_IDEMPOTENT
 
 
 class RetryTimeout(UpstreamError):

@@ -57,8 +57,8 @@ class Exchange:
         self.started = started
         self.request: Request | None = None  # stays None when the head is refused
         self.body: RequestBody | None = None
-        self.buffered_body: bytes | None = None  # the whole of it, when somebody has had to see it
         self.memo: Memo | None = None  # of variables
+        self.buffered_body: bytes | None = None  # the whole of it, when somebody has had to see it (relay.buffer_body)
         self.route: Route | None = None
         self.peer: Peer | None = None
         self.place: Place | None = None  # held at the peer, when its upstream is tracked …
@@ -85,6 +85,10 @@ class Exchange:
         """Hand over what the exchange waits for; it runs on until it waits again or has ended."""
         self.waiting = None
         self.downstream.coroutine.send(value)
+
+    def failed_with(self, status: int) -> None:
+        """Note a try that failed."""
+        self.attempts = [*(self.attempts or ()), status]
 
     def fail(self, error: "ProxyError") -> None:
         """Raise an error where the exchange waits; without effect once it has ended."""

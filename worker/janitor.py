@@ -9,11 +9,8 @@ import asyncio
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.errors import ReadTimeout, SendTimeout
-
 if TYPE_CHECKING:
     from worker.context import WorkerContext
-    from worker.http.http1_client import Http1Client
 
 TICK = 0.1  # seconds between rounds
 ROUNDS_PER_SECOND = 10
@@ -56,26 +53,10 @@ class Janitor:
                 context.access_log.flush()
 
     def _check_upstreams(self, now: float) -> None:
-        late = [
-            connection
-            for connection in self._context.upstream_connections
-            if connection.is_active() and now - connection.last_active > connection.shortest_timeout
-        ]
-        for connection in late:
-            self._check_upstream(connection, now - connection.last_active)
-
-    def _check_upstream(self, connection: "Http1Client", waited: float) -> None:
-        exchange = connection.exchange
-        if exchange is None or connection.read_paused:
-            return  # the client is slow, not the peer; its own time-out counts
-        timeout = connection.timeout
-        # What was noted as the last activity may be up to a round older than it was.
-        waited -= TICK
-        if connection.write_paused:
-            if waited > timeout.send:
-                exchange.fail(SendTimeout(f"{exchange.peer!r} takes no bytes"))
-        elif waited > timeout.read and (exchange.body is None or exchange.body.complete):
-            exchange.fail(ReadTimeout(f"{exchange.peer!r} does not answer in time"))
+        for connection in list(self._context.upstream_connections):
+            connection.check_deadlines(now)
+        for tunnel in list(self._context.tunnels):
+            tunnel.check_deadlines(now)
 
     def _check_clients(self, at: int) -> None:
         context = self._context

@@ -38,6 +38,7 @@ class Request:
         "pattern",
         "route",
         "target",
+        "upgrade",
         "upstream_fields",
         "version_11",
         "wire",
@@ -73,11 +74,16 @@ class Request:
         self.pattern: Pattern | None = None  # the one of the route's that matched
         self.matched_at = -1  # in which version of the router; -1: it must be asked again for the same head
         self.is_repeatable = True  # nothing but the head has been looked at; of interest to the router while it matches
+        self.upgrade = b""  # the protocols that the client offers to switch to
         self.wire = self.head_for(host)  # what an upstream gets that is sent the client's Host
 
     def head_for(self, host: bytes) -> bytes:
         """Compose the head that goes upstream with a Host of its own."""
         return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (self.method, self.target, host, self.upstream_fields)
+
+    def with_upgrade(self, head: bytes) -> bytes:
+        """Add to a head that goes upstream the offer to switch protocols, which is otherwise left out."""
+        return b"%bConnection: upgrade\r\nUpgrade: %b\r\n\r\n" % (head[:-2], self.upgrade)
 
     def header(self, name: bytes) -> bytes | None:
         """Return a field's value, several joined by a comma, or None (RFC 9110 section 5.3)."""

@@ -98,6 +98,7 @@ class SwitcherStaging:
         if old is not None and old.is_inline and old.current is not None:
             self._old_upstreams.append(old.current)
         cell.exists = service is not None
+        cell.websocket = service.enable_websocket if service is not None else None
         cell.upstream = own
         cell.hosts = service.hosts if service is not None else ()
 

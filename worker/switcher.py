@@ -118,6 +118,7 @@ class Switcher:
         cell = self.service_cell(change.id)
         old = cell.upstream
         cell.exists = change.new is not None
+        cell.websocket = change.new.enable_websocket if change.new is not None else None
         cell.upstream = self.build_cell(f"service/{change.id}", change.new, old)
         self.discard_cell(old)
         hosts = change.new.hosts if change.new is not None else ()
@@ -198,6 +199,7 @@ class Switcher:
             inherits_hosts=service is not None and not config.hosts,
             condition=condition,
             repeatable=repeatable,
+            websocket=config.enable_websocket,
         )
 
     def _encoded(self, methods: Iterable[str]) -> frozenset[bytes]:

@@ -71,6 +71,7 @@ class RequestFields:
         "keep_alive",
         "passed_on",
         "trailer",
+        "upgrade",
     )
 
     def __init__(self, block: bytes) -> None:
@@ -91,6 +92,7 @@ class RequestFields:
         self.expects_continue = False
         self.forwarded_for = b""
         self.trailer = b""
+        self.upgrade = b""  # the protocols that the client offers to switch to
         lower = block.lower()
         pieces = []
         options = b""
@@ -122,10 +124,14 @@ class RequestFields:
                 self.forwarded_for += (b", " if self.forwarded_for else b"") + value
             elif name == b"trailer":
                 self.trailer = value
+            elif name == b"upgrade":
+                self.upgrade += (b", " if self.upgrade else b"") + value
         pieces.append(block[at:-2])
         self.passed_on = b"".join(pieces)  # whole lines, each with its CRLF
         if options:
             self._connection(options)
+        else:
+            self.upgrade = b""
 
     def _transfer_encoding(self, value: bytes) -> None:
         if self.chunked:
@@ -142,6 +148,8 @@ class RequestFields:
         self.close = b"close" in names
         self.keep_alive = b"keep-alive" in names and not self.close
         self.passed_on = without(self.passed_on, names)
+        if b"upgrade" not in names or b"h2c" in self.upgrade.lower():
+            self.upgrade = b""  # h2c would carry further requests past us, unseen
 
 
 _CLOSE = frozenset((b"close",))
@@ -169,7 +177,7 @@ def without(lines: bytes, names: frozenset[bytes]) -> bytes:
 class ResponseFields:
     """The fields of one response head that decide how its body ends and what is passed on."""
 
-    __slots__ = ("chunked", "close", "content_length", "has_date", "keep_alive", "passed_on")
+    __slots__ = ("chunked", "close", "content_length", "has_date", "keep_alive", "passed_on", "upgrade")
 
     def __init__(self, block: bytes) -> None:
         """Read a block: the head from the CRLF that ends the status line to the empty line, included.
@@ -181,7 +189,7 @@ class ResponseFields:
         self.chunked = False
         self.close = False
         self.keep_alive = False
-        self.has_date = False
+        self.upgrade = b""
         lower = block.lower()
         self.has_date = b"\ndate:" in lower
         pieces = []
@@ -205,6 +213,8 @@ class ResponseFields:
                 if self.chunked or lower[stop:end].strip(b" \t") != b"chunked":
                     raise InvalidResponse("a transfer coding other than chunked")
                 self.chunked = True
+            elif name == b"upgrade":
+                self.upgrade = block[stop:end].strip(b" \t")
         pieces.append(block[at:-2])
         self.passed_on = b"".join(pieces)
         if self.chunked and self.content_length is not None:

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from worker.errors import InvalidResponse, PeerClosed, ProxyError
+from worker.errors import InvalidResponse, PeerClosed, ProxyError, ReadTimeout, SendTimeout
 from worker.exchange import Exchange
 from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
-from worker.http.responses import attempts_line, read_response, response_head
+from worker.http.responses import attempts_line, read_response, response_head, switching_head
+from worker.http.tunnel import Tunnel
+from worker.janitor import TICK
 from worker.messages import Framing, Request, Response
 from worker.upstream.peer import DEFAULT_TIMEOUT
 
@@ -55,16 +57,19 @@ class Http1Client(asyncio.Protocol):
     """An upstream connection."""
 
     __slots__ = (
+        "_asks_upgrade",
         "_buffer",
         "_context",
         "_decoder",
         "_exchange",
         "_head",
+        "_interim_bytes",
+        "_is_sending",
         "_remaining",
         "_remembered",
         "_response",
         "_state",
-        "_transport",
+        "_unsent",
         "answered",
         "idle_since",
         "last_active",
@@ -72,6 +77,7 @@ class Http1Client(asyncio.Protocol):
         "read_paused",
         "requests",
         "timeout",
+        "transport",
         "write_paused",
     )
 
@@ -86,12 +92,16 @@ class Http1Client(asyncio.Protocol):
         self.read_paused = False
         self.write_paused = False
         self._state = State.NEW
-        self._transport: asyncio.Transport
+        self.transport: asyncio.Transport
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._response: Response | None = None  # of the exchange under way
         self._remaining = 0
         self._decoder: ChunkedDecoder | None = None
+        self._asks_upgrade = False
+        self._interim_bytes = 0  # of interim responses before the answer
+        self._is_sending = False  # bytes of a body may wait for the peer to take them …
+        self._unsent = 0  # … so many at the last look
         self._head = b""  # the last head that was read …
         self._remembered: tuple[Response, bytes]  # … and what was made of it
 
@@ -99,7 +109,7 @@ class Http1Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport."""
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         self._context.upstream_connections.add(self)
         self.last_active = self._context.now
 
@@ -110,11 +120,6 @@ class Http1Client(asyncio.Protocol):
     def is_active(self) -> bool:
         """Tell whether an exchange is under way."""
         return self._state is State.ACTIVE
-
-    @property
-    def shortest_timeout(self) -> float:
-        """The seconds without bytes before which no time-out can have passed."""
-        return min(self.timeout.send, self.timeout.read)
 
     @property
     def response(self) -> Response | None:
@@ -132,7 +137,7 @@ class Http1Client(asyncio.Protocol):
             self._state = State.CLOSED
             self._exchange = None
             self._context.upstream_connections.discard(self)
-            self._transport.abort()
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange, if one is under way, as far as it got."""
@@ -168,39 +173,67 @@ class Http1Client(asyncio.Protocol):
         self.requests += 1
         self.answered = False
         self.last_active = self._context.now
-        self._transport.write(head)
+        self.transport.write(head)
+
+    def send_upgrade(self, exchange: Exchange, head: bytes) -> None:
+        """Send the head of a request that asks for another protocol; the connection carries no further one."""
+        self._asks_upgrade = True
+        self.send_request(exchange, head)
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body, already coded."""
         if self._state is State.ACTIVE and data:
             self.last_active = self._context.now
-            self._transport.write(data)
+            self._is_sending = True
+            self.transport.write(data)
 
     def pause_writing(self) -> None:
         """Let the client wait: the peer takes bytes more slowly than it sends them."""
         self.write_paused = True
-        if self._exchange is not None:
-            self._exchange.downstream.pause_reading()
+        if self._exchange is not None and self._exchange.body is not None:
+            self._exchange.body.control_flow()
 
     def resume_writing(self) -> None:
         """Read from the client again."""
         self.write_paused = False
         self.last_active = self._context.now
-        if self._exchange is not None:
-            self._exchange.downstream.resume_reading()
+        if self._exchange is not None and self._exchange.body is not None:
+            self._exchange.body.control_flow()
 
     def pause_reading(self) -> None:
         """Let the peer wait: the client takes bytes more slowly than it sends them."""
         if not self.read_paused and self._state is State.ACTIVE:
             self.read_paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read from the peer again."""
         if self.read_paused and self._state is not State.CLOSED:
             self.read_paused = False
             self.last_active = self._context.now
-            self._transport.resume_reading()
+            self.transport.resume_reading()
+
+    # waiting too long
+
+    def check_deadlines(self, now: float) -> None:
+        """Fail the exchange when the peer has taken longer than ``timeout`` allows; called by the janitor."""
+        if self._is_sending:
+            # What lets a write wait no longer is that bytes left, not that all of them did.
+            unsent = self.transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent = unsent
+                self.last_active = now
+            self._is_sending = unsent > 0
+        exchange, timeout = self._exchange, self.timeout
+        # What was noted as the last activity may be up to a round older than it was.
+        waited = now - self.last_active - TICK
+        if exchange is None or self.read_paused or waited <= min(timeout.send, timeout.read):
+            return  # when reading is paused, the client is slow, and its own time-out counts
+        if self._is_sending:
+            if waited > timeout.send:
+                exchange.fail(SendTimeout(f"{exchange.peer!r} takes no bytes"))
+        elif waited > timeout.read and (exchange.status or exchange.body is None or exchange.body.complete):
+            exchange.fail(ReadTimeout(f"{exchange.peer!r} does not answer in time"))
 
     # receiving
 
@@ -237,12 +270,20 @@ class Http1Client(asyncio.Protocol):
                 if end == 3 or end > MAX_RESPONSE_HEAD_BYTES:
                     self._head_incomplete(data)
                     return
+                if self._asks_upgrade and data.startswith(b"HTTP/1.1 101 "):
+                    self._switch_protocols(exchange, data[:end], data[end:])
+                    return
                 found = self._read_head(exchange, request, data[:end])
                 if found is None:
                     data = data[end:]
             response, wire = found
         downstream = exchange.downstream
         self._response = response
+        body = exchange.body
+        if body is not None:
+            body.release()
+            if not body.complete:
+                downstream.keep_alive = False  # what is left of the body is not waited for once the answer has ended
         if response.framing is Framing.LENGTH and len(data) - end == response.content_length:
             # The ordinary case: the whole answer in one read, so one write.
             exchange.bytes_sent = response.content_length
@@ -266,7 +307,24 @@ class Http1Client(asyncio.Protocol):
             raise InvalidResponse("response head too large")
         if not b"HTTP/1.".startswith(data[:7]):
             raise InvalidResponse("the peer does not speak HTTP/1")
+        if data.count(b"\n") != data.count(b"\r\n"):
+            raise InvalidResponse("bare LF in the response head")
         self._buffer = data
+
+    def _switch_protocols(self, exchange: Exchange, head: bytes, rest: bytes) -> None:
+        """Hand both connections over to a tunnel."""
+        body = exchange.body
+        if body is not None and not body.is_sent:
+            raise InvalidResponse("the peer switched protocols before it had the request's body")
+        wire = switching_head(head)
+        downstream = exchange.downstream
+        self._state = State.CLOSED  # as far as this protocol is concerned
+        self._exchange = None
+        self._context.upstream_connections.discard(self)
+        exchange.status = 101
+        downstream.transport.write(wire)
+        tunnel = Tunnel(self._context, exchange, self, downstream)
+        tunnel.open(downstream.hand_over(), rest)
 
     def _read_head(self, exchange: Exchange, request: Request, head: bytes) -> tuple[Response, bytes] | None:
         """Parse a head; None for an interim response, which is not passed on."""
@@ -279,9 +337,11 @@ class Http1Client(asyncio.Protocol):
             raise InvalidResponse(f"invalid response head: {error}") from error
         status = parser.get_status_code()
         if status < 200:
-            if status == 101:
-                raise InvalidResponse("the peer switched protocols without being asked")
+            self._interim_bytes += len(head)
+            if self._interim_bytes > MAX_RESPONSE_HEAD_BYTES:
+                raise InvalidResponse("too many interim responses")
             return None
+        self._interim_bytes = 0
         response = read_response(head, status, head.startswith(b"HTTP/1.1"), request, self._context.date_line)
         if status >= 500:
             response.head += attempts_line([*(exchange.attempts or ()), status])
@@ -327,7 +387,9 @@ class Http1Client(asyncio.Protocol):
         if self.read_paused:
             self.resume_reading()
         body = exchange.body
-        if keep and self._state is State.ACTIVE and (body is None or body.complete) and not self.write_paused:
+        if body is not None and not (body.is_sent and self.transport.get_write_buffer_size() == 0):
+            keep = False  # the rest of the request would precede the next one
+        if keep and self._state is State.ACTIVE and not self._asks_upgrade:
             self._state = State.IDLE
             self.idle_since = self._context.now
             if not self.pool.release(self):

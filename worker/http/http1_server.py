@@ -1,7 +1,7 @@
 """One client connection: HTTP/1.0 and 1.1 requests in, answers out, one after the other.
 
     IDLE ──► HEAD ──► EXCHANGE ──► IDLE …
-      │        │         │
+      │        │         ├───────► TUNNEL ──► CLOSED
       └────────┴─────────┴──► LINGERING ──► CLOSED
 
 The end of a head is looked for first, so that llhttp is given one head and nothing behind it; it validates, and
@@ -14,6 +14,8 @@ reset would destroy the answer on its way (RFC 9112 section 9.6).
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Coroutine
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
@@ -58,7 +60,8 @@ class State(IntEnum):
     HEAD = 1
     EXCHANGE = 2
     LINGERING = 3
-    CLOSED = 4
+    TUNNEL = 4  # another protocol has the transport
+    CLOSED = 5
 
 
 class Http1Server(asyncio.Protocol):
@@ -94,6 +97,7 @@ class Http1Server(asyncio.Protocol):
         "remote_port",
         "requests",
         "transport",
+        "until_close",
     )
 
     scheme = "http"
@@ -118,6 +122,7 @@ class Http1Server(asyncio.Protocol):
         self._half_closed = False  # the client sends nothing more, but reads
         self.coroutine: Coroutine[None, Any, None]  # waits for a request, or carries one
         self.chunked_response = False
+        self.until_close = False  # only the end of the connection tells the client where the answer ends
         self.keep_alive = True
         self.number = 0  # of the worker's connections
         self.peer_address = ""  # at the other end of the connection …
@@ -194,6 +199,8 @@ class Http1Server(asyncio.Protocol):
         self.keep_alive = False
         if self._state is not State.CLOSED:
             self._state = State.CLOSED
+            if self.until_close and self._exchange is not None:
+                _reset_on_close(self.transport)
             self.transport.abort()
 
     def drain(self) -> None:
@@ -306,11 +313,7 @@ class Http1Server(asyncio.Protocol):
         host, name = fields.host, fields.host_name
         if target[:1] != b"/":
             host, name, target = self._other_form(method, target, host, name)
-        framing = Framing.NONE
-        if fields.chunked:
-            framing = Framing.CHUNKED
-        elif fields.content_length:
-            framing = Framing.LENGTH
+        framing = _framing_of(fields)
         path = matched = normalised_path(target)
         rules = self._context.path_rules
         if rules is not None:
@@ -319,6 +322,8 @@ class Http1Server(asyncio.Protocol):
         upstream_fields = self._upstream_fields
         request = Request(method, target, path, host, name, block, version_11, framing, length, upstream_fields)
         request.path_matched = matched
+        if fields.upgrade and version_11:
+            request.upgrade = fields.upgrade
         if framing is Framing.NONE:
             self._head, self._request = head, request
         return request
@@ -375,8 +380,8 @@ class Http1Server(asyncio.Protocol):
         if limit and request.content_length > limit:
             raise BodyTooLarge(f"body of {request.content_length} bytes")
         expects_continue = self._fields.expects_continue and request.version_11
-        body = RequestBody(self, request.framing, request.content_length, limit, expects_continue)
-        exchange.body = body
+        chunked = request.framing is Framing.CHUNKED
+        body = exchange.body = RequestBody(self._context, exchange, request, chunked, expects_continue)
         return body.feed(rest) if rest else b""
 
     def _more_received(self, data: bytes) -> None:
@@ -389,6 +394,10 @@ class Http1Server(asyncio.Protocol):
                 data = body.feed(data)
             except ProxyError as error:
                 exchange.fail(error)
+                return
+            if body.complete:
+                self._pending += data
+                body.ended()
                 return
         if data:
             self._pending += data
@@ -425,16 +434,27 @@ class Http1Server(asyncio.Protocol):
             wire = response_head(response, request, self.keep_alive)
             if not is_delimited(response, request):
                 self.keep_alive = False
+                self.until_close = True
         self.transport.write(wire)
+
+    def hand_over(self) -> bytes:
+        """Leave the transport to another protocol; returns what the client has sent behind its request."""
+        self._state = State.TUNNEL
+        self._write_paused = False
+        early, self._pending = self._pending, b""
+        self.resume_reading()
+        return early
 
     def exchange_ended(self, exchange: Exchange) -> None:
         """Go on to the next request, or close."""
         self._exchange = None
         self.requests += 1
         self._context.requests += 1
+        body = exchange.body
+        if body is not None:
+            body.close()
         if self._state is not State.EXCHANGE:
             return
-        body = exchange.body
         unread = exchange.request is None or (body is not None and not body.complete)
         if self.keep_alive and not unread:
             self._state = State.IDLE
@@ -489,6 +509,8 @@ class Http1Server(asyncio.Protocol):
         """Close, or refuse, when the client has taken longer than the settings allow; called by the janitor."""
         settings = self._context.settings
         waited = now - self._since
+        if self._state is State.TUNNEL:
+            return
         if self._write_paused:
             self._check_progress(now, settings.send_timeout)
         elif self._state is State.IDLE:
@@ -541,6 +563,17 @@ def read_request(context: "WorkerContext", head: bytes, remote_address: str) -> 
 def port_of(host: bytes) -> bytes:
     """Return the port in a Host value, empty when there is none."""
     return host.rpartition(b"]")[2].partition(b":")[2]
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    """Let the connection end with a reset, so that it cannot be taken for the end of the answer."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _framing_of(fields: RequestFields) -> Framing:
+    if fields.chunked:
+        return Framing.CHUNKED
+    return Framing.LENGTH if fields.content_length else Framing.NONE
 
 
 def _check_version(version: bytes, fields: RequestFields) -> None:

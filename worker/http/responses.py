@@ -41,7 +41,7 @@ def read_response(head: bytes, status: int, version_11: bool, request: Request, 
         if length is not None:
             length_line = b"Content-Length: %d\r\n" % length
     elif status == 204:
-        pass
+        keep_alive = keep_alive and not length and not fields.chunked  # bytes may follow that nobody asked for
     elif fields.chunked:
         framing = Framing.CHUNKED
     elif length is not None:
@@ -64,6 +64,24 @@ def response_head(response: Response, request: Request, keep_alive: bool) -> byt
         response.head,
         _framing_line(response, request),
         _connection_line(request, keep_alive and is_delimited(response, request)),
+    )
+
+
+def switching_head(head: bytes) -> bytes:
+    """Make of an upstream's 101 the head that the client gets (RFC 9110 section 7.8).
+
+    Raises:
+        InvalidResponse: it does not say to which protocol it has switched.
+    """
+    line_end = head.index(b"\r\n")
+    fields = ResponseFields(head[line_end:])
+    if not fields.upgrade:
+        raise InvalidResponse("101 without an Upgrade field")
+    return b"%b\r\nServer: %b\r\n%bUpgrade: %b\r\nConnection: upgrade\r\n\r\n" % (
+        head[:line_end],
+        SERVER,
+        fields.passed_on,
+        fields.upgrade,
     )
 
 

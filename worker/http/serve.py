@@ -9,9 +9,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from worker.errors import (
+    BodyNeeded,
     ClientClosed,
     NoPeers,
     NoUpstream,
+    PeerClosed,
     ProxyError,
     RetryTimeout,
     RouteNotFound,
@@ -22,11 +24,13 @@ from worker.errors import (
 )
 from worker.exchange import Exchange, suspend
 from worker.http.connect import connect
+from worker.http.relay import Keep, buffer_body
 from worker.http.responses import error_response
-from worker.upstream.retry import may_retry
+from worker.upstream.retry import NON_IDEMPOTENT, may_retry
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
+    from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
     from worker.messages import Request
     from worker.routing.route import Route
@@ -47,16 +51,28 @@ async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
                 raise RouteNotFound("no route matches")
             exchange.route = route
             await forward(context, exchange, request, route)
-        except ProxyError as error:
+        except BodyNeeded as needed:
+            await serve_with_body(context, exchange, request, needed.limit)
+        except Exception as error:
             refuse(context, exchange, error)
-        except Exception:
-            log.exception("internal error on %s %s", request.method.decode(), request.path.decode("utf-8", "replace"))
-            refuse(context, exchange, ProxyError("internal error"))
         if exchange.place is not None:
             exchange.place.leave(exchange)
         if context.access_log is not None:
             context.access_log.record(exchange)
         downstream.exchange_ended(exchange)
+
+
+async def serve_with_body(context: "WorkerContext", exchange: Exchange, request: "Request", limit: int) -> None:
+    """Begin again with the request's body at hand, for what cannot be decided without."""
+    try:
+        await buffer_body(exchange, limit)
+        route = context.router.match(exchange)
+        if route is None:
+            raise RouteNotFound("no route matches")
+        exchange.route = route
+        await forward(context, exchange, request, route)
+    except Exception as error:
+        refuse(context, exchange, error)
 
 
 def upstream_of(route: "Route") -> "Upstream":
@@ -79,9 +95,9 @@ def upstream_of(route: "Route") -> "Upstream":
 
 
 async def forward(context: "WorkerContext", exchange: Exchange, request: "Request", route: "Route") -> None:
-    """Send the request to a peer of the route's upstream, and to another while ``retry`` agrees.
+    """Send the request to a peer of the route's upstream, and to another while ``next_peer`` agrees.
 
-    When it returns the whole answer has been passed on.
+    When it returns the whole answer has been passed on, or the tunnel has ended that came of it.
 
     Raises:
         UpstreamError: no peer answered; what the client has seen of an answer is in ``exchange.status``.
@@ -90,6 +106,7 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
     if upstream.balancer is None:
         raise NoPeers(f"upstream {upstream.id} has no usable node")
     timeout = route.timeout or upstream.timeout
+    began = exchange.started if exchange.body is None else context.time()
     tried: tuple[Peer, ...] = ()
     peer = upstream.balancer.next(exchange)
     if peer is None:
@@ -103,14 +120,28 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
             exchange.connection = connection
             connection.timeout = timeout
             head = request.wire if upstream.pass_host and request.host else request.head_for(upstream.host_for(peer))
-            connection.send_request(exchange, head)
+            if request.upgrade and route.allows_upgrade():
+                connection.send_upgrade(exchange, request.with_upgrade(head))
+            else:
+                connection.send_request(exchange, head)
             if exchange.body is not None:
-                exchange.body.attach(connection)
+                exchange.body.attach(connection, what_to_keep(upstream, request.method, len(tried), connection))
             exchange.waiting = connection
             await suspend()
             return
         except UpstreamError as error:
-            peer, tried = next_peer(context, exchange, request, upstream, tried, error)
+            is_late = 0 < upstream.retry_timeout < context.time() - began
+            peer, tried = next_peer(exchange, request, upstream, tried, error, is_late)
+
+
+def what_to_keep(upstream: "Upstream", method: bytes, failed: int, connection: "Http1Client") -> Keep:
+    """Decide what of a body may have to be sent again once it has been sent on a connection."""
+    if method in NON_IDEMPOTENT:
+        return Keep.NOTHING
+    if failed < upstream.retries and failed + 1 < len(upstream.peers):
+        return Keep.ALL
+    # A connection that dies idle is noticed early, mostly before the body has gone far.
+    return Keep.BEGINNING if connection.requests > 1 else Keep.NOTHING
 
 
 async def wait_for_peer(exchange: Exchange, upstream: "Upstream") -> "Peer":
@@ -125,36 +156,38 @@ async def wait_for_peer(exchange: Exchange, upstream: "Upstream") -> "Peer":
 
 
 def next_peer(
-    context: "WorkerContext",
     exchange: Exchange,
     request: "Request",
     upstream: "Upstream",
     tried: "tuple[Peer, ...]",
     error: UpstreamError,
+    is_late: bool,
 ) -> "tuple[Peer, tuple[Peer, ...]]":
     """Decide where to try again after an error, and which peers have been tried by then.
 
     Raises:
-        UpstreamError: the given one when the request must not be tried again; RetryTimeout.
+        UpstreamError: the given one when the request must not be tried again; RetryTimeout when it ``is_late``.
     """
     failed, connection = exchange.peer, exchange.connection
     assert failed is not None and upstream.balancer is not None  # noqa: S101, PT018 - a try has been made
-    stale = connection is not None and connection.requests > 1 and not connection.answered
+    is_stale = (
+        connection is not None and connection.requests > 1 and not connection.answered and isinstance(error, PeerClosed)
+    )
     close_connection(exchange)
-    replayable = exchange.body is None or exchange.body.replayable
-    if exchange.status or not may_retry(error, request.method, stale, replayable):
+    if exchange.status:
         raise error
-    if stale:
+    is_over = not may_retry(error, request.method, exchange.body is None or exchange.body.replayable)
+    if is_stale and not is_over:
         return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
-    exchange.attempts = [*(exchange.attempts or ()), error.status]
+    exchange.failed_with(error.status)
     tried = (*tried, failed)
-    if len(tried) > upstream.retries:
+    if is_over or len(tried) > upstream.retries:
         raise error
+    if is_late:
+        raise RetryTimeout(f"no answer from upstream {upstream.id} within retry_timeout") from error
     peer = upstream.balancer.next(exchange, tried)
     if peer is None:
         raise error
-    if upstream.retry_timeout and context.loop.time() - exchange.started > upstream.retry_timeout:
-        raise RetryTimeout(f"no answer from upstream {upstream.id} in time") from error
     log.warning("%s; next peer: %r", error, peer)
     return peer, tried
 
@@ -169,8 +202,11 @@ def close_connection(exchange: Exchange) -> None:
         exchange.connection = None
 
 
-def refuse(context: "WorkerContext", exchange: Exchange, error: ProxyError) -> None:
+def refuse(context: "WorkerContext", exchange: Exchange, error: Exception) -> None:
     """Answer with an error, or cut the answer off where it has already begun."""
+    if not isinstance(error, ProxyError):
+        log.error("internal error on %r", exchange.request, exc_info=error)
+        error = ProxyError("internal error")
     exchange.error = error
     downstream = exchange.downstream
     close_connection(exchange)
@@ -184,8 +220,6 @@ def refuse(context: "WorkerContext", exchange: Exchange, error: ProxyError) -> N
     exchange.status = error.status
     if isinstance(error, ClientClosed):
         return
-    if isinstance(error, UpstreamError) and not exchange.attempts:
-        exchange.attempts = [error.status]
     request = exchange.request
     if request is None or (exchange.body is not None and not exchange.body.complete):
         downstream.keep_alive = False

@@ -60,6 +60,7 @@ class Route:
         "service",
         "timeout",
         "upstream",
+        "websocket",
     )
 
     def __init__(
@@ -76,6 +77,7 @@ class Route:
         inherits_hosts: bool = False,
         condition: Condition | None = None,
         repeatable: bool = True,
+        websocket: bool | None = None,
     ) -> None:
         self.id = id_
         self.patterns = patterns
@@ -89,6 +91,7 @@ class Route:
         self.inherits_hosts = inherits_hosts  # from its service
         self.condition = condition  # ``vars``
         self.repeatable = repeatable and addresses is None  # its conditions depend on the head alone
+        self.websocket = websocket  # None: as its service has it
 
     def with_hosts(self, hosts: tuple[str, ...]) -> "Route":
         """Return the same route for other hosts."""
@@ -105,7 +108,14 @@ class Route:
             self.inherits_hosts,
             self.condition,
             self.repeatable,
+            self.websocket,
         )
+
+    def allows_upgrade(self) -> bool:
+        """Tell whether requests may switch protocols; the route wins over its service when it says anything."""
+        if self.websocket is not None or self.service is None:
+            return bool(self.websocket)
+        return bool(self.service.websocket)
 
     def __repr__(self) -> str:
         """Show id and patterns."""

@@ -115,10 +115,11 @@ class UpstreamCell:
 class ServiceCell:
     """A place that the routes of a service point at; ``exists`` is false while only the reference is known."""
 
-    __slots__ = ("exists", "hosts", "id", "upstream")
+    __slots__ = ("exists", "hosts", "id", "upstream", "websocket")
 
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.exists = False
         self.hosts: tuple[str, ...] = ()
         self.upstream: UpstreamCell | None = None
+        self.websocket: bool | None = None
