@@ -40,6 +40,8 @@ class Connecting:
             error = ConnectTimeout(f"no connection to {self._peer!r} in time")
         elif task.exception() is not None:
             error = ConnectFailed(f"cannot connect to {self._peer!r}: {task.exception()}")
+        elif self._client.is_closed():
+            error = ConnectFailed(f"{self._peer!r} closed the connection at once")
         else:
             if wanted:
                 self._exchange.resume(self._client)

@@ -13,6 +13,9 @@ answer), and an equal head needs neither parser nor look-up.
 """
 
 import asyncio
+import fcntl
+import termios
+from array import array
 from enum import IntEnum
 from typing import TYPE_CHECKING, cast
 
@@ -41,6 +44,13 @@ class State(IntEnum):
     ACTIVE = 1
     IDLE = 2
     CLOSED = 3
+
+
+def in_send_queue(transport: asyncio.Transport) -> int:
+    """Count the bytes that the kernel has of a connection and its peer has not acknowledged."""
+    count = array("i", (0,))
+    fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
+    return count[0]
 
 
 class _NoCallbacks:
@@ -218,8 +228,10 @@ class Http1Client(asyncio.Protocol):
     def check_deadlines(self, now: float) -> None:
         """Fail the exchange when the peer has taken longer than ``timeout`` allows; called by the janitor."""
         if self._is_sending:
-            # What lets a write wait no longer is that bytes left, not that all of them did.
             unsent = self.transport.get_write_buffer_size()
+            if unsent:
+                # The kernel asks for more only when a third of its buffer is free: too late to see a slow peer read.
+                unsent += in_send_queue(self.transport)
             if unsent != self._unsent:
                 self._unsent = unsent
                 self.last_active = now

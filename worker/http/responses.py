@@ -32,6 +32,8 @@ def read_response(head: bytes, status: int, version_11: bool, request: Request, 
         InvalidResponse: its framing is ambiguous.
     """
     line_end = head.index(b"\r\n")
+    if not head.startswith(b"HTTP/1."):
+        raise InvalidResponse("the peer does not speak HTTP/1")
     if b"\n" in head[:line_end]:
         raise InvalidResponse("bare LF in the status line")
     fields = ResponseFields(head[line_end:])
