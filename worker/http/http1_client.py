@@ -399,17 +399,23 @@ class Http1Client(asyncio.Protocol):
         if self.read_paused:
             self.resume_reading()
         body = exchange.body
-        if body is not None and not (body.is_sent and self.transport.get_write_buffer_size() == 0):
-            keep = False  # the rest of the request would precede the next one
-        if keep and self._state is State.ACTIVE and not self._asks_upgrade:
+        if keep and self._state is State.ACTIVE and (body is None or body.is_sent) and not self._asks_upgrade:
             self._state = State.IDLE
             self.idle_since = self._context.now
-            if not self.pool.release(self):
+            if body is not None and self.transport.get_write_buffer_size():
+                # Most likely all has been written, and the loop has only seen the answer first.
+                self._context.loop.call_soon(self._release_if_sent)
+            elif not self.pool.release(self):
                 self.close()
         else:
             self.close()
         if exchange.waiting is self:
             exchange.resume()
+
+    def _release_if_sent(self) -> None:
+        """Give the connection back, unless the rest of its last request would precede the next one."""
+        if self._state is State.IDLE and (self.transport.get_write_buffer_size() or not self.pool.release(self)):
+            self.close()
 
     def __repr__(self) -> str:
         """Show peer, state and number of requests."""

@@ -63,7 +63,7 @@ class RequestBody:
         self._limit = settings.client_max_body_size
         self._expects_continue = expects_continue
         self._memory_limit = settings.client_body_buffer_size
-        self._spool: Spool | None = Spool(context.loop, self._memory_limit, context.body_temp_path)
+        self._spool: Spool | None = Spool(context.loop, context.body_temp_path)
         self._spool.on_change(self._spool_changed)
         self._keep = Keep.NOTHING
         self._sink: Http1Client | None = None
@@ -140,6 +140,8 @@ class RequestBody:
             ProxyError: it cannot be kept.
         """
         self._is_wanted_whole = True
+        if self._spool is not None:
+            self._spool.spill(self._memory_limit)
         self._send_continue()
         self.control_flow()
         if not self.complete:
@@ -165,8 +167,10 @@ class RequestBody:
         Raises:
             ProxyError: what was received is not at hand any more.
         """
-        if not self.replayable:
+        if self._spool is None or self._spool.error is not None:
             raise ProxyError("the request's body is not at hand for another try")
+        if keep is Keep.ALL:
+            self._spool.spill(self._memory_limit)
         self._sink = connection
         self._sent = 0
         self._keep = keep

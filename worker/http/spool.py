@@ -33,10 +33,10 @@ class Spool:
         "size",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, directory: Path) -> None:
-        """Keep up to ``limit`` bytes in memory, and what follows in a file below ``directory``."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, directory: Path) -> None:
+        """Keep everything in memory until ``spill`` is called, and files below ``directory``."""
         self._loop = loop
-        self._limit = limit
+        self._limit = -1
         self._directory = directory
         self._memory = bytearray()
         self._file: BinaryIO | None = None
@@ -63,13 +63,17 @@ class Spool:
         """Call back when the spool is no longer congested, or cannot be used any more."""
         self._changed = changed
 
+    def spill(self, limit: int) -> None:
+        """Put what comes beyond ``limit`` bytes into a file from now on; what is in memory stays there."""
+        self._limit = max(limit, self.size) if self._limit < 0 else self._limit
+
     def append(self, data: bytes) -> None:
         """Keep more bytes."""
         self.size += len(data)
-        if self.size <= self._limit:
+        if self._limit < 0 or self.size <= self._limit:
             self._memory += data
         elif self.error is None:
-            room = max(0, self._limit - len(self._memory))
+            room = self._limit - len(self._memory)
             if room:
                 self._memory += data[:room]
                 data = data[room:]

@@ -216,15 +216,15 @@ def test_an_upstream_that_takes_bytes_slowly(site: Sites) -> None:
     def script(talk: Talk) -> None:
         talk.head()
         left = size
-        slow_until = time.monotonic() + 1.5
-        while left:
-            left -= len(talk.sock.recv(min(left, 32_768)))
+        slow_until = time.monotonic() + 2.5
+        while left and (data := talk.sock.recv(min(left, 32_768))):
+            left -= len(data)
             if time.monotonic() < slow_until:
                 time.sleep(0.02)
         talk.send(OK)
 
     with ScriptedUpstream(script, receive_buffer=65_536) as upstream:
-        asked = site({upstream.node: 1}, timeout=SHORT)
+        asked = site({upstream.node: 1}, timeout={"connect": 1, "send": 1, "read": 20})
         assert put(asked, b"x" * size, f"Content-Length: {size}\r\n") == (200, b"ok")
 
 
