@@ -147,10 +147,13 @@ class Spool:
             self._changed()
 
     def _close_file(self) -> None:
-        # Aside too: to give the blocks of a large file back takes a while.
-        if self._file is not None:
-            self._loop.run_in_executor(None, self._file.close)
-            self._file = None
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            self._loop.run_in_executor(None, file.close)  # to give the blocks of a large file back takes a while
+        except RuntimeError:  # the worker ends, and takes no more jobs
+            file.close()
 
     # in a thread
 
