@@ -36,9 +36,12 @@ class RequestBody:
     """A body that is being received and passed on."""
 
     __slots__ = (
+        "_context",
         "_decoder",
         "_exchange",
         "_expects_continue",
+        "_first",
+        "_is_lost",
         "_is_wanted_whole",
         "_keep",
         "_limit",
@@ -57,14 +60,16 @@ class RequestBody:
     ) -> None:
         """Expect the body of a request, of a known length or chunked."""
         settings = context.settings
+        self._context = context
         self._exchange = exchange
         self._decoder = ChunkedDecoder() if chunked else None
         self._remaining = request.content_length
         self._limit = settings.client_max_body_size
         self._expects_continue = expects_continue
         self._memory_limit = settings.client_body_buffer_size
-        self._spool: Spool | None = Spool(context.loop, context.body_temp_path)
-        self._spool.on_change(self._spool_changed)
+        self._first = b""  # what is kept, while it is one piece …
+        self._spool: Spool | None = None  # … and when it is more
+        self._is_lost = False  # some of it is not kept any more
         self._keep = Keep.NOTHING
         self._sink: Http1Client | None = None
         self._received = 0  # decoded bytes
@@ -76,7 +81,7 @@ class RequestBody:
     @property
     def replayable(self) -> bool:
         """Whether all that was received can be sent again."""
-        return self._spool is not None and self._spool.error is None
+        return not self._is_lost and (self._spool is None or self._spool.error is None)
 
     @property
     def is_sent(self) -> bool:
@@ -115,13 +120,26 @@ class RequestBody:
         self._received += len(data)
         if is_live:
             self._send(data)
-        if self._spool is not None:
-            if is_live and not self._is_kept():
-                self.close()
-            else:
-                self._spool.append(data)
-            if self._received > self._memory_limit:
-                self.control_flow()
+            if self._is_lost:
+                return
+        if is_live and not self._is_kept():
+            self.close()
+        elif self._spool is None and self._received == len(data):
+            self._first = data
+        else:
+            self._kept().append(data)
+        if self._received > self._memory_limit:
+            self.control_flow()
+
+    def _kept(self) -> Spool:
+        """Return what is kept, as that to which more can be added."""
+        if self._spool is None:
+            self._spool = Spool(self._context.loop, self._context.body_temp_path)
+            self._spool.on_change(self._spool_changed)
+            if self._first:
+                self._spool.append(self._first)
+                self._first = b""
+        return self._spool
 
     def _is_kept(self) -> bool:
         """Tell whether what has been sent may be asked for again."""
@@ -140,8 +158,8 @@ class RequestBody:
             ProxyError: it cannot be kept.
         """
         self._is_wanted_whole = True
-        if self._spool is not None:
-            self._spool.spill(self._memory_limit)
+        spool = self._kept()
+        spool.spill(self._memory_limit)
         self._send_continue()
         self.control_flow()
         if not self.complete:
@@ -149,8 +167,8 @@ class RequestBody:
             await suspend()
         pieces: list[bytes] = []
         at = 0
-        while self._spool is not None and at < self._received <= limit:
-            piece: bytes | None = self._spool.read(at, self._received - at, self._loaded)
+        while at < self._received <= limit:
+            piece: bytes | None = spool.read(at, self._received - at, self._loaded)
             if piece is None:
                 self._exchange.waiting = self
                 piece = await suspend()
@@ -167,17 +185,21 @@ class RequestBody:
         Raises:
             ProxyError: what was received is not at hand any more.
         """
-        if self._spool is None or self._spool.error is not None:
+        if not self.replayable:
             raise ProxyError("the request's body is not at hand for another try")
-        if keep is Keep.ALL:
-            self._spool.spill(self._memory_limit)
         self._sink = connection
         self._sent = 0
         self._keep = keep
-        if self._received or self.complete:
+        if keep is Keep.ALL:
+            self._kept().spill(self._memory_limit)
+        if not self._received and not self.complete:
+            self._send_continue()
+        elif self._spool is not None:
             self._send_kept()
         else:
-            self._send_continue()
+            self._send(self._first)
+            if not self._is_kept():
+                self.close()
         self.control_flow()
 
     def detach(self) -> None:
@@ -192,6 +214,8 @@ class RequestBody:
 
     def close(self) -> None:
         """Forget what is kept."""
+        self._is_lost = True
+        self._first = b""
         if self._spool is not None:
             self._spool.close()
             self._spool = None
