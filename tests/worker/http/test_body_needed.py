@@ -15,7 +15,7 @@ from worker.errors import BodyNeeded
 from worker.exchange import Exchange
 from worker.http.http1_server import Http1Server
 from worker.routing.route import Pattern, Route
-from worker.upstream.balancers import Single
+from worker.upstream.balancers.single import Single
 from worker.upstream.peer import Peer, Upstream, UpstreamCell
 from worker.upstream.pool import PoolKey
 
@@ -49,11 +49,10 @@ async def gateway(directory: Path) -> AsyncIterator[tuple[int, list[bytes], list
     class Router:
         version = 0
 
-        def match(self, request: object, _: str) -> Route:
+        def match(self, *_: object) -> Route:
             (connection,) = context.downstream_connections
             exchange = connection._exchange
             assert isinstance(exchange, Exchange)
-            assert exchange.request is request
             if exchange.buffered_body is None:
                 raise BodyNeeded(LIMIT)
             seen.append(exchange.buffered_body)
