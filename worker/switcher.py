@@ -175,7 +175,7 @@ class Switcher:
             return None
         try:
             condition, repeatable = compile_condition(config.vars)
-        except (ConfigError, ImportError) as error:
+        except ConfigError as error:
             # A condition that is not understood must not be taken for fulfilled.
             log.error("route %s: $.vars: %s; the route is left out", id_, error)
             return None

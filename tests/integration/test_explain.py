@@ -48,6 +48,19 @@ def test_a_route_that_can_never_win_is_reported(gateway: Gateway, etcd: Etcd) ->
     wait_until(lambda: gateway.control("/v1/config/warnings")[1]["total"] == 0, "no warning")
 
 
+def test_vars_decide_and_are_explained(gateway: Gateway, etcd: Etcd) -> None:
+    revision = etcd.put(
+        "routes/2",
+        {"uri": "/*", "priority": 1, "vars": [["uri", "~~", "^/v"], ["arg_a", "==", "1"]], "upstream_id": "gone"},
+    )
+    assert gateway.control(f"/v1/sync/wait?revision={revision}")[0] == 200
+    assert gateway.get("/v?a=1")[0] == 502
+    assert gateway.get("/v?a=2")[0] == 200
+    first, second = gateway.control("/v1/explain?uri=/v?a=2")[1]["candidates"]
+    assert (first["route"], first["reason"]) == ("2", 'vars: ["arg_a","==","1"] does not hold')
+    assert (second["route"], second["result"]) == ("1", "wins")
+
+
 def test_modes_and_options_are_settings(
     tmp_path_factory: pytest.TempPathFactory, etcd: Etcd, upstream: Upstream
 ) -> None:

@@ -1,9 +1,9 @@
 """``vars`` of a route as a condition: compiled, and whether its answer depends on the request's head alone."""
 
-from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from worker.routing.expressions import compile_expression
 from worker.routing.route import Condition
 
 _OF_THE_HEAD = ("arg_", "http_", "cookie_")
@@ -27,9 +27,6 @@ def compile_condition(expression: Sequence[Any]) -> tuple[Condition | None, bool
     """
     if not expression:
         return None, True
-    compile_expression: Callable[[Sequence[Any]], Condition] = import_module(
-        "worker.routing.expressions"
-    ).compile_expression
     return compile_expression(expression), all(map(_is_in_head, variables(expression)))
 
 
