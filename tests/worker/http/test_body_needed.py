@@ -14,7 +14,8 @@ from worker.context import WorkerContext
 from worker.errors import BodyNeeded
 from worker.exchange import Exchange
 from worker.http.http1_server import Http1Server
-from worker.routing.route import Pattern, Route
+from worker.routing.pattern import Pattern
+from worker.routing.route import Route
 from worker.upstream.balancers.single import Single
 from worker.upstream.peer import Peer, Upstream, UpstreamCell
 from worker.upstream.pool import PoolKey
