@@ -51,7 +51,8 @@ def arguments_of(request: "Request") -> dict[str, Value]:
     """Return the parsed query, kept with the head."""
     found = request.arguments
     if found is None:
-        found = request.arguments = parse_arguments(query_of(request))
+        query = query_of(request)
+        found = request.arguments = parse_arguments(query) if query else {}
     return found
 
 
@@ -60,9 +61,10 @@ def argument(name: str) -> Accessor:
 
     def argument_value(exchange: "Exchange") -> Value | None:
         request = exchange.request
-        if request is None or b"?" not in request.target:
+        if request is None:
             return None
-        return (request.arguments if request.arguments is not None else arguments_of(request)).get(name)
+        found = request.arguments
+        return (found if found is not None else arguments_of(request)).get(name)
 
     return argument_value
 
