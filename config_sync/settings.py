@@ -20,6 +20,8 @@ import yaml
 from config_sync.environment import VariableError, substituted
 from config_sync.errors import SettingsError
 
+DISCOVERIES_TO_COME = ("consul", "consul_kv", "eureka", "kubernetes", "nacos", "tars")
+DNS_RECORDS = ("last", "srv", "a", "aaaa", "cname")
 _SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
@@ -106,6 +108,25 @@ class EtcdSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         return f"EtcdSettings(host={self.host!r}, prefix={self.prefix!r}, user={self.user!r})"
 
 
+class SslSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """TLS; ``ssl_trusted_certificate`` is the path of a PEM file of authorities, or ``system``."""
+
+    ssl_trusted_certificate: str = "system"
+
+
+class DnsDiscoverySettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Discovery by DNS; no servers: those of resolv.conf."""
+
+    servers: tuple[str, ...] = ()
+    order: tuple[str, ...] = ("last", "SRV", "A", "AAAA", "CNAME")
+
+
+class DiscoverySettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The discoveries that ``discovery_type`` may name; those without a section are not enabled."""
+
+    dns: DnsDiscoverySettings | None = None
+
+
 class Address(NamedTuple):
     """An address to listen on."""
 
@@ -152,6 +173,13 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     worker_shutdown_timeout: float = 240.0
     worker_startup_timeout: float = 60.0
     worker_heartbeat_timeout: float = 30.0
+    dns_resolver: tuple[str, ...] = ()
+    dns_resolver_valid: float = 0.0
+    resolver_timeout: float = 5.0
+    enable_ipv6: bool = True
+    enable_resolv_search_opt: bool = True
+    ssl: SslSettings = SslSettings()
+    discovery: DiscoverySettings = DiscoverySettings()
     control: ControlSettings = ControlSettings()
     router: RouterSettings = RouterSettings()
     config_provider: Literal["etcd", "yaml"] = "etcd"
@@ -297,6 +325,7 @@ def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
     encryption = tree.get("data_encryption")
     if isinstance(encryption, dict) and isinstance(encryption.get("keyring"), str):
         encryption["keyring"] = [encryption["keyring"]]
+    _normalise_discovery(tree.get("discovery"))
     etcd = tree.get("etcd")
     if isinstance(etcd, dict) and isinstance(etcd.get("host"), str):
         etcd["host"] = [etcd["host"]]
@@ -308,12 +337,58 @@ def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
             raise SettingsError(f"{ETCD_HOST_VARIABLE} in the environment is no JSON list: {error}") from error
 
 
+def _normalise_discovery(discovery: object) -> None:
+    if isinstance(discovery, dict):
+        for name in DISCOVERIES_TO_COME:
+            if name in discovery:
+                raise SettingsError(f"discovery.{name}: is not available yet; dns is")
+        if discovery.get("dns", ...) is None:
+            discovery["dns"] = {}  # a section without entries
+
+
 def parse_size(text: str, key: str) -> int:
     """Read a number of bytes with an optional k, m or g."""
     found = _SIZE.fullmatch(text)
     if found is None:
         raise SettingsError(f"{key}: {text!r} is no size; write bytes, or a number with k, m or g")
     return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """Read the address of a DNS server: ``address``, ``address:port`` or ``[v6]:port``; the port is 53 by default.
+
+    Raises:
+        SettingsError: it is none of these; a server cannot be given by name.
+    """
+    host, port = text, "53"
+    if text.count(":") == 1 or "]:" in text:
+        host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in bare else socket.AF_INET, bare)
+    except OSError:
+        port = ""
+    if not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise SettingsError(f"{text!r} is no IP address with or without a port")
+    return bare, int(port)
+
+
+def _check_names(settings: Settings) -> None:
+    if settings.dns_resolver_valid < 0:
+        raise SettingsError("dns_resolver_valid: must be at least 0 seconds (0: as the TTL says)")
+    lists = {"dns_resolver": settings.dns_resolver}
+    dns = settings.discovery.dns
+    if dns is not None:
+        lists["discovery.dns.servers"] = dns.servers
+        for at, kind in enumerate(dns.order):
+            if kind.lower() not in DNS_RECORDS:
+                raise SettingsError(f"discovery.dns.order[{at}]: must be one of last, SRV, A, AAAA and CNAME")
+    for key, servers in lists.items():
+        for at, text in enumerate(servers):
+            try:
+                parse_server(text)
+            except SettingsError as error:
+                raise SettingsError(f"{key}[{at}]: {error}") from error
 
 
 def _check(settings: Settings) -> None:
@@ -345,6 +420,7 @@ def _check(settings: Settings) -> None:
         require(getattr(settings.etcd, name) > 0, f"etcd.{name}: must be greater than 0 seconds")
     for name in ("audit_interval", "deep_audit_interval"):
         require(getattr(settings.etcd, name) >= 0, f"etcd.{name}: must be at least 0 seconds (0: never)")
+    _check_names(settings)
     require(0 < settings.guard.max_removed_share <= 1, "guard.max_removed_share: must be above 0 and at most 1")
     require(settings.guard.min_routes >= 0, "guard.min_routes: must be at least 0")
     require(settings.guard.hold >= 0, "guard.hold: must be at least 0 seconds (0: until confirmed)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
 from config_sync.steps import Stepper
+from worker.discovery.enabled import open_discoveries
 from worker.http.client_address import Trusts
 from worker.http.target import path_rules
 from worker.janitor import Janitor
@@ -17,8 +18,14 @@ from worker.routing.router import build_router
 from worker.switcher import Switcher
 from worker.upkeep import Upkeep
 from worker.upstream.balancing import Balancing
+from worker.upstream.builder import UpstreamBuilder
+from worker.upstream.dns import DnsClient
+from worker.upstream.hosts import HostsFile
 from worker.upstream.pool import Pools
+from worker.upstream.resolver import Resolver
 from worker.upstream.shared_loads import LoadRow
+from worker.upstream.tls import TlsProfiles
+from worker.upstream.transport import Transport
 
 if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
@@ -39,6 +46,7 @@ class WorkerContext:
         "accepted",
         "access_log",
         "body_temp_path",
+        "builder",
         "date_line",
         "downstream_connections",
         "draining",
@@ -82,7 +90,9 @@ class WorkerContext:
         self.tunnels: set[Tunnel] = set()
         self.body_temp_path = settings.body_temp_path()
         self.pools: Pools[Http1Client] = Pools()
-        self.switcher = Switcher(store, self.router, self.pools, Balancing(seed, Stepper(loop), row))
+        balancing = Balancing(seed, Stepper(loop), row)
+        self.builder = open_builder(settings, loop, self.pools, balancing)
+        self.switcher = Switcher(store, self.router, self.builder)
         self.upkeep = Upkeep(
             self.router, lambda: self.switcher.routes, self.switcher.shadows, loop, settings.router.verify_interval
         )
@@ -103,6 +113,7 @@ class WorkerContext:
         # Not collected first: with 100,000 routes that takes 0.2 s, and finds next to nothing.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        self.builder.prepare()
         self._janitor.start()
         self.upkeep.start()
 
@@ -142,6 +153,7 @@ class WorkerContext:
         """Cut every connection and end the periodic work."""
         self._janitor.stop()
         self.upkeep.stop()
+        self.builder.close()
         for tunnel in list(self.tunnels):
             tunnel.abort()
         for connection in list(self.downstream_connections):
@@ -151,3 +163,13 @@ class WorkerContext:
             upstream.close()
         if self.access_log is not None:
             self.access_log.close()
+
+
+def open_builder(
+    settings: Settings, loop: asyncio.AbstractEventLoop, pools: "Pools[Http1Client]", balancing: Balancing
+) -> UpstreamBuilder:
+    """Make what builds upstreams, with all that it needs to reach their nodes."""
+    client = DnsClient(loop, settings.dns_resolver, settings.resolver_timeout, settings.enable_resolv_search_opt)
+    resolver = Resolver(loop, client, HostsFile(loop), settings.enable_ipv6, settings.dns_resolver_valid)
+    transport = Transport(pools, resolver, TlsProfiles(settings.ssl.ssl_trusted_certificate))
+    return UpstreamBuilder(transport, open_discoveries(settings, loop), balancing)

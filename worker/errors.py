@@ -7,9 +7,9 @@
         - ClientClosed 499 (log only)
     - RoutingError: what is configured does not lead anywhere
         - RouteNotFound 404, ServiceMissing 404, UpstreamMissing 502, NoUpstream 503, NoPeers 503,
-          UnknownBalancer 500, QueueFull 503, QueueTimeout 503
+          UnknownBalancer 500, QueueFull 503, QueueTimeout 503, CertificateMissing 502, CertificateInvalid 503
     - UpstreamError: the peer's doing
-        - ConnectFailed 502, ConnectTimeout 504, PeerClosed 502, SendTimeout 504, ReadTimeout 504,
+        - PeerUnresolved 503, ConnectFailed 502, ConnectTimeout 504, PeerClosed 502, SendTimeout 504, ReadTimeout 504,
           InvalidResponse 502, RetryTimeout 502
     - ProxyError itself: 500
 - BodyNeeded is none of them: it asks ``serve`` for the request's body
@@ -174,6 +174,18 @@ class QueueTimeout(RoutingError):
     status = 503
 
 
+class CertificateMissing(RoutingError):
+    """``tls.client_cert_id`` names no certificate for clients."""
+
+    status = 502
+
+
+class CertificateInvalid(RoutingError):
+    """The client certificate of the upstream, or what its peers are to be verified by, cannot be used."""
+
+    status = 503
+
+
 class UpstreamError(ProxyError):
     """A peer did not answer as it should."""
 
@@ -181,8 +193,15 @@ class UpstreamError(ProxyError):
     source = Source.UPSTREAM
 
 
+class PeerUnresolved(UpstreamError):
+    """The peer's name has no address, so it was not tried."""
+
+    status = 503
+    retry = Retry.IF_UNSENT
+
+
 class ConnectFailed(UpstreamError):
-    """Refused, unreachable, or the name did not resolve."""
+    """Refused, unreachable, or TLS failed."""
 
     retry = Retry.IF_UNSENT
 

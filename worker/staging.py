@@ -27,6 +27,7 @@ class SwitcherStaging:
 
     def __init__(self, switcher: "Switcher") -> None:
         self._switcher = switcher
+        self._ssls: dict[str, schema.Ssl | None] = {}
         self._upstreams: dict[str, Upstream | None] = {}
         self._services: dict[str, tuple[schema.Service | None, UpstreamCell | None]] = {}
         self._routes: dict[str, Route | None] = {}
@@ -48,6 +49,8 @@ class SwitcherStaging:
             elif directory == "upstreams":
                 old = switcher.upstream_cell(id_).current
                 self._upstreams[id_] = switcher.builder.build(id_, new, old) if new is not None else None
+            elif directory == "ssls":
+                self._ssls[id_] = new
             elif directory == "services":
                 cell = switcher.service_cell(id_).upstream
                 self._services[id_] = new, switcher.build_cell(f"service/{id_}", new, cell)
@@ -78,11 +81,13 @@ class SwitcherStaging:
     def commit(self) -> None:
         """Put everything in place."""
         switcher = self._switcher
+        for id_, ssl in self._ssls.items():
+            switcher.builder.tls.ssl_changed(id_, ssl)
         for id_, upstream in self._upstreams.items():
             cell = switcher.upstream_cell(id_)
             if cell.current is not None:
                 self._old_upstreams.append(cell.current)
-            cell.current = upstream
+            cell.put(upstream)
         for id_, (service, cell_of_service) in self._services.items():
             self._switch_service(switcher.service_cell(id_), service, cell_of_service)
         if self._aside is None:
@@ -97,6 +102,7 @@ class SwitcherStaging:
         old = cell.upstream
         if old is not None and old.is_inline and old.current is not None:
             self._old_upstreams.append(old.current)
+            old.current = None  # or its discovery would go on to replace it
         cell.exists = service is not None
         cell.websocket = service.enable_websocket if service is not None else None
         cell.upstream = own

@@ -8,7 +8,6 @@ one assignment. A request that has begun keeps the objects it found. Very many c
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from config_sync import schema
 from config_sync.cache import Change, ConfigStore
@@ -18,13 +17,8 @@ from worker.routing.route import AddressCondition, Condition, Route
 from worker.routing.router import Router
 from worker.routing.shadows import Shadows
 from worker.staging import SwitcherStaging
-from worker.upstream.balancing import Balancing
 from worker.upstream.builder import UpstreamBuilder
 from worker.upstream.peer import ServiceCell, UpstreamCell
-from worker.upstream.pool import Pools
-
-if TYPE_CHECKING:
-    from worker.http.http1_client import Http1Client
 
 log = logging.getLogger("propylon.switcher")
 
@@ -34,16 +28,10 @@ NO_METHODS: frozenset[bytes] = frozenset()
 class Switcher:
     """Keeps router and upstreams equal to the configuration."""
 
-    def __init__(
-        self,
-        store: ConfigStore,
-        router: Router,
-        pools: "Pools[Http1Client]",
-        balancing: Balancing | None = None,
-    ) -> None:
-        """Listen to a store that is still empty."""
+    def __init__(self, store: ConfigStore, router: Router, builder: UpstreamBuilder) -> None:
+        """Listen to a store that is still empty; upstreams are built by ``builder``."""
         self.router = router
-        self.builder = UpstreamBuilder(pools, balancing or Balancing())
+        self.builder = builder
         self.routes: dict[str, Route] = {}
         self.disabled: dict[str, Route] = {}  # ``status`` 0; not in the router
         self.shadows = Shadows(router, lambda: self.routes)
@@ -52,6 +40,7 @@ class Switcher:
         self._services: dict[str, ServiceCell] = {}
         self._methods: dict[frozenset[str], frozenset[bytes]] = {}
         self._kinds: dict[str, Callable[[Change], None]] = {
+            "ssls": self._ssl_changed,
             "upstreams": self._upstream_changed,
             "services": self._service_changed,
             "routes": self._route_changed,
@@ -69,6 +58,11 @@ class Switcher:
         """Begin to prepare changes aside."""
         return SwitcherStaging(self)
 
+    # client certificates
+
+    def _ssl_changed(self, change: Change) -> None:
+        self.builder.tls.ssl_changed(change.id, change.new)
+
     # upstreams
 
     def upstream_cell(self, id_: str) -> UpstreamCell:
@@ -81,7 +75,7 @@ class Switcher:
     def _upstream_changed(self, change: Change) -> None:
         cell = self.upstream_cell(change.id)
         old = cell.current
-        cell.current = self.builder.build(change.id, change.new, old) if change.new is not None else None
+        cell.put(self.builder.build(change.id, change.new, old) if change.new is not None else None)
         self.builder.discard(old)
 
     def build_cell(

@@ -30,7 +30,15 @@ from config_sync.schema.secrets import Aws, Gcp, SecretManagerSettings, Vault, d
 from config_sync.schema.services import Service, decode_service
 from config_sync.schema.ssls import Ssl, decode_ssl
 from config_sync.schema.stream_routes import StreamRoute, decode_stream_route
-from config_sync.schema.upstreams import HealthChecks, KeepalivePool, Node, Queue, Upstream, decode_upstream
+from config_sync.schema.upstreams import (
+    HealthChecks,
+    KeepalivePool,
+    Node,
+    Queue,
+    Upstream,
+    UpstreamTls,
+    decode_upstream,
+)
 
 Decoder = Callable[[str, bytes], tuple[Any, list[str]]]
 
@@ -92,6 +100,7 @@ __all__ = [
     "StreamRoute",
     "Timeout",
     "Upstream",
+    "UpstreamTls",
     "Vault",
     "decode_consumer",
     "decode_consumer_group",

@@ -32,6 +32,7 @@ from worker.upstream.peer import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
+    from worker.upstream.endpoint import Origin
     from worker.upstream.pool import Pool
 
 MAX_RESPONSE_HEAD_BYTES = 65_536
@@ -83,6 +84,7 @@ class Http1Client(asyncio.Protocol):
         "answered",
         "idle_since",
         "last_active",
+        "origin",
         "pool",
         "read_paused",
         "requests",
@@ -94,6 +96,7 @@ class Http1Client(asyncio.Protocol):
     def __init__(self, context: "WorkerContext", pool: "Pool[Http1Client]") -> None:
         self._context = context
         self.pool = pool
+        self.origin: Origin | None = None  # with an endpoint: how the connection came about
         self.requests = 0
         self.idle_since = 0.0
         self.last_active = 0.0  # coarse: the time of the last sweep when bytes moved

@@ -8,12 +8,14 @@ answer (``exchange``). The bytes of both bodies flow directly between the two co
 import logging
 from typing import TYPE_CHECKING
 
+from worker.discovery.nodes import first_nodes
 from worker.errors import (
     BodyNeeded,
     ClientClosed,
     NoPeers,
     NoUpstream,
     PeerClosed,
+    PeerUnresolved,
     ProxyError,
     RetryTimeout,
     RouteNotFound,
@@ -104,7 +106,11 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
     """
     upstream = upstream_of(route)
     if upstream.balancer is None:
-        raise NoPeers(f"upstream {upstream.id} has no usable node")
+        if upstream.discovered is not None:
+            await first_nodes(exchange, upstream.discovered)
+            upstream = upstream_of(route)
+        if upstream.balancer is None:
+            raise NoPeers(f"upstream {upstream.id}: {upstream.reason_unusable()}")
     timeout = route.timeout or upstream.timeout
     began = exchange.started if exchange.body is None else context.time()
     tried: tuple[Peer, ...] = ()
@@ -114,9 +120,10 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
     while True:
         exchange.peer = peer
         try:
-            connection = peer.pool.acquire()
+            pool = peer.pool if peer.by_host is None else peer.by_host.pool(request.host or peer.authority)
+            connection = pool.acquire()
             if connection is None:
-                connection = await connect(context, exchange, peer, timeout.connect)
+                connection = await connect(context, exchange, pool, timeout.connect)
             exchange.connection = connection
             connection.timeout = timeout
             head = request.wire if upstream.pass_host and request.host else request.head_for(upstream.host_for(peer))
@@ -179,9 +186,10 @@ def next_peer(
     is_over = not may_retry(error, request.method, exchange.body is None or exchange.body.replayable)
     if is_stale and not is_over:
         return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
-    exchange.failed_with(error.status)
+    if not isinstance(error, PeerUnresolved):
+        exchange.failed_with(error.status)
     tried = (*tried, failed)
-    if is_over or len(tried) > upstream.retries:
+    if is_over or len(exchange.attempts or ()) > upstream.retries:
         raise error
     if is_late:
         raise RetryTimeout(f"no answer from upstream {upstream.id} within retry_timeout") from error

@@ -1,29 +1,33 @@
 """UpstreamBuilder: makes of a configured upstream what exchanges use."""
 
 import logging
-from typing import TYPE_CHECKING
 
 from config_sync import schema
+from worker.discovery.nodes import DiscoveredNodes
+from worker.discovery.registry import DiscoveryRegistry, Nodes, UnknownDiscovery
 from worker.upstream.balancing import Balancing
 from worker.upstream.peer import DEFAULT_PORTS, Peer, Upstream
-from worker.upstream.pool import PoolKey, Pools
-
-if TYPE_CHECKING:
-    from worker.http.http1_client import Http1Client
+from worker.upstream.tls import TlsProfiles
+from worker.upstream.transport import Transport
 
 log = logging.getLogger("propylon.switcher")
 
-DEFAULT_POOL = schema.KeepalivePool()
-SUPPORTED_SCHEMES = frozenset(("http",))
+SUPPORTED_SCHEMES = frozenset(("http", "https"))
 
 
 class UpstreamBuilder:
     """Builds upstreams, and gives back the pools they used."""
 
-    def __init__(self, pools: "Pools[Http1Client]", balancing: Balancing) -> None:
-        """Take peers' connections from ``pools``, and balancers from ``balancing``."""
-        self._pools = pools
+    def __init__(self, transport: Transport, discovery: DiscoveryRegistry, balancing: Balancing) -> None:
+        """Take peers' connections from ``transport``, their nodes from ``discovery``, balancers from ``balancing``."""
+        self._transport = transport
+        self._discovery = discovery
         self._balancing = balancing
+
+    @property
+    def tls(self) -> TlsProfiles:
+        """What connections by TLS have in common."""
+        return self._transport.tls
 
     def build(self, id_: str, config: schema.Upstream, previous: Upstream | None = None) -> Upstream:
         """Build an upstream; what is not available is logged, and its requests are refused.
@@ -33,9 +37,29 @@ class UpstreamBuilder:
             config: as decoded.
             previous: the same upstream before its change; what is known of nodes that stay is taken over.
         """
-        peers = [peer for node in config.nodes or () if (peer := self._build_peer(id_, config, node)) is not None]
-        if config.nodes is None:
-            log.error("upstream %s: discovery_type %s is not available", id_, config.discovery_type)
+        if config.nodes is not None:
+            return self._build(id_, config, config.nodes, previous)
+        try:
+            discovered = DiscoveredNodes(id_, config, self._discovery, self)
+        except UnknownDiscovery as error:
+            log.error("upstream %s: %s; its requests are answered with 503", id_, error)
+            return self._build(id_, config, (), previous, str(error))
+        return self.rebuild(discovered, previous)
+
+    def rebuild(self, discovered: DiscoveredNodes, previous: Upstream | None) -> Upstream:
+        """Build an upstream of the nodes it has by now."""
+        return self._build(discovered.id, discovered.config, discovered.take(), previous, "", discovered)
+
+    def _build(
+        self,
+        id_: str,
+        config: schema.Upstream,
+        nodes: Nodes,
+        previous: Upstream | None,
+        problem: str = "",
+        discovered: DiscoveredNodes | None = None,
+    ) -> Upstream:
+        peers = [peer for node in nodes if (peer := self._build_peer(id_, config, node)) is not None]
         balancer, queue = self._balancing.build(id_, config, peers, previous)
         return Upstream(
             id_,
@@ -47,6 +71,8 @@ class UpstreamBuilder:
             config.pass_host,
             config.upstream_host,
             queue,
+            problem,
+            discovered,
         )
 
     def _build_peer(self, id_: str, config: schema.Upstream, node: schema.Node) -> Peer | None:
@@ -54,13 +80,24 @@ class UpstreamBuilder:
             log.error("upstream %s: scheme %s is not available; node %s is left out", id_, config.scheme, node.host)
             return None
         port = node.port or DEFAULT_PORTS[config.scheme]
-        limits = config.keepalive_pool or DEFAULT_POOL
-        key = PoolKey(config.scheme, node.host, port, limits.size, limits.idle_timeout, limits.requests)
         max_conns = config.max_conns if node.max_conns is None else node.max_conns
-        return Peer(node.host, port, node.weight, node.priority, self._pools.use(key), config.scheme, max_conns)
+        pool = self._transport.use(config, node.host, port)
+        return Peer(node.host, port, node.weight, node.priority, pool, config.scheme, max_conns)
 
     def discard(self, upstream: Upstream | None) -> None:
         """Give back what an upstream used that no new request will find."""
-        if upstream is not None:
-            for peer in upstream.peers:
-                self._pools.leave(peer.pool)
+        if upstream is None:
+            return
+        for peer in upstream.peers:
+            self._transport.pools.leave(peer.pool)
+        if upstream.discovered is not None:
+            upstream.discovered.close()
+
+    def prepare(self) -> None:
+        """Load what takes long and will be needed for what has been built."""
+        self._transport.resolver.prepare()
+
+    def close(self) -> None:
+        """Look up and discover nothing any more."""
+        self._discovery.close()
+        self._transport.close()

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from config_sync.schema import Timeout
 from worker.upstream.load import Load
+from worker.upstream.pool_by_host import PoolByHost
 
 if TYPE_CHECKING:
+    from worker.discovery.nodes import DiscoveredNodes
     from worker.http.http1_client import Http1Client
     from worker.upstream.balancers import Balancer
     from worker.upstream.pool import Pool
@@ -21,7 +23,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 class Peer:
     """One node of an upstream: its address, its weight, and the pool of connections to it."""
 
-    __slots__ = ("authority", "host", "load", "max_conns", "pool", "port", "priority", "weight")
+    __slots__ = ("authority", "by_host", "host", "load", "max_conns", "pool", "port", "priority", "weight")
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Peer:
         self.weight = weight
         self.priority = priority
         self.pool = pool
+        self.by_host = pool if isinstance(pool, PoolByHost) else None  # then that of the Host sent is to be used
         self.max_conns: float = max_conns or inf
         self.load = NO_LOAD  # its own when the upstream is tracked
         # The port stands in Host only when it is not the scheme's own (upstreams.md section 6).
@@ -67,7 +70,19 @@ class Peer:
 class Upstream:
     """A named set of peers with one balancer; replaced as a whole when its configuration changes."""
 
-    __slots__ = ("balancer", "host", "id", "pass_host", "peers", "queue", "retries", "retry_timeout", "timeout")
+    __slots__ = (
+        "balancer",
+        "discovered",
+        "host",
+        "id",
+        "pass_host",
+        "peers",
+        "problem",
+        "queue",
+        "retries",
+        "retry_timeout",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -80,6 +95,8 @@ class Upstream:
         pass_host: str,
         upstream_host: str | None,
         queue: "Queue | None" = None,
+        problem: str = "",
+        discovered: "DiscoveredNodes | None" = None,
     ) -> None:
         self.id = id_
         self.peers = tuple(peers)
@@ -91,10 +108,16 @@ class Upstream:
         self.pass_host = pass_host == "pass"
         rewritten = pass_host == "rewrite" and upstream_host
         self.host = rewritten.encode() if rewritten else None
+        self.problem = problem  # why there is no peer
+        self.discovered = discovered  # what brings the nodes, when they are not in the configuration
 
     def host_for(self, peer: Peer) -> bytes:
         """Return the Host to send when it is not the client's: the configured one, or the peer's."""
         return peer.authority if self.host is None else self.host
+
+    def reason_unusable(self) -> str:
+        """Say why there is no peer."""
+        return (self.discovered.problem if self.discovered is not None else self.problem) or "has no usable node"
 
     def __repr__(self) -> str:
         """Show id and peers."""
@@ -108,8 +131,15 @@ class UpstreamCell:
 
     def __init__(self, id_: str, current: Upstream | None = None, is_inline: bool = False) -> None:
         self.id = id_
-        self.current = current
+        self.current: Upstream | None
         self.is_inline = is_inline  # belongs to one route or service alone
+        self.put(current)
+
+    def put(self, upstream: Upstream | None) -> None:
+        """Put an upstream in the place of the one there was; from now on its discovery replaces it here."""
+        self.current = upstream
+        if upstream is not None and upstream.discovered is not None:
+            upstream.discovered.placed(self)
 
 
 class ServiceCell:

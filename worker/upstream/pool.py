@@ -5,8 +5,11 @@ upstream does not throw away connections to peers that stay. A pool whose last u
 connections at once; those at work finish and are closed when they come back.
 """
 
-from collections.abc import Iterator
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from worker.upstream.endpoint import Endpoint, Origin
 
 
 class PoolKey(NamedTuple):
@@ -18,12 +21,16 @@ class PoolKey(NamedTuple):
     size: int
     idle_timeout: float
     requests: int
+    sni: str | None = ""  # what TLS asks for; None: what the Host of each request says
+    certificate: str = ""  # identity of the client certificate
+    verify: bool = False
 
 
 class Connection(Protocol):
     """What a pool asks of a connection."""
 
     idle_since: float
+    origin: "Origin | None"
     requests: int
 
     def close(self) -> None:
@@ -36,10 +43,11 @@ C = TypeVar("C", bound=Connection)
 class Pool(Generic[C]):
     """The idle connections to one peer; the one used last is used next, so that the rest can expire."""
 
-    __slots__ = ("_idle", "key", "retired", "users")
+    __slots__ = ("__weakref__", "_idle", "endpoint", "key", "retired", "users")
 
-    def __init__(self, key: PoolKey) -> None:
+    def __init__(self, key: PoolKey, endpoint: "Endpoint | None" = None) -> None:
         self.key = key
+        self.endpoint = endpoint  # None: host and port of the key say all
         self.users = 0
         self.retired = False
         self._idle: list[C] = []
@@ -50,6 +58,8 @@ class Pool(Generic[C]):
 
     def release(self, connection: C) -> bool:
         """Take back a connection that has finished; False when it is not to be kept."""
+        if self.endpoint is not None and not self.endpoint.keeps(connection):
+            return False
         key = self.key
         if self.retired or connection.requests >= key.requests or len(self._idle) >= key.size or not key.idle_timeout:
             return False
@@ -67,6 +77,15 @@ class Pool(Generic[C]):
         while kept < len(self._idle) and now - self._idle[kept].idle_since > self.key.idle_timeout:
             kept += 1
         old, self._idle = self._idle[:kept], self._idle[kept:]
+        return old
+
+    def weeded(self) -> list[C]:
+        """Take out the connections that the endpoint does not keep: to an address that is no more, for example."""
+        endpoint = self.endpoint
+        if endpoint is None:
+            return []
+        old = [connection for connection in self._idle if not endpoint.keeps(connection)]
+        self._idle = [connection for connection in self._idle if connection not in old]
         return old
 
     def retire(self) -> list[C]:
@@ -92,11 +111,11 @@ class Pools(Generic[C]):
     def __init__(self) -> None:
         self._pools: dict[PoolKey, Pool[C]] = {}
 
-    def use(self, key: PoolKey) -> Pool[C]:
-        """Return the pool of a key, counting one more user of it."""
+    def use(self, key: PoolKey, make: Callable[[PoolKey], Pool[C]] = Pool) -> Pool[C]:
+        """Return the pool of a key, made by ``make`` if there is none, counting one more user of it."""
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(key)
+            pool = self._pools[key] = make(key)
         pool.users += 1
         return pool
 
