@@ -100,7 +100,7 @@ class Replica:
         self.way = way
         self.answers = Answers()
         self.store = ConfigStore(DECODERS)
-        self.switcher = Switcher(self.store, self.answers.router, self.answers.pools)
+        self.switcher = Switcher(self.store, self.answers.router, self.answers.builder)
 
     def follow(self, events: Sequence[Event], live: dict[str, Entry], revision: int) -> None:
         for _ in self.way(self.store, events, live, revision):

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from config_sync.errors import SettingsError
-from config_sync.settings import Address, EtcdSettings, Settings, load_settings, parse_address, read_settings
+from config_sync.settings import (
+    Address,
+    EtcdSettings,
+    Settings,
+    load_settings,
+    parse_address,
+    parse_server,
+    read_settings,
+)
 
 CONF = Path(__file__).parents[2] / "conf" / "config.yaml"
 
@@ -17,6 +25,21 @@ def test_the_commented_file_holds_every_key_with_its_default() -> None:
     text = CONF.read_text()
     for name in (*Settings.__struct_fields__, *EtcdSettings.__struct_fields__, "cert", "key", "ca", "verify", "sni"):
         assert f"{name}:" in text
+
+
+def test_servers_of_names() -> None:
+    assert [parse_server(text) for text in ("10.0.0.1", "10.0.0.1:5353", "::1", "[::1]", "[::1]:5353")] == [
+        ("10.0.0.1", 53),
+        ("10.0.0.1", 5353),
+        ("::1", 53),
+        ("::1", 53),
+        ("::1", 5353),
+    ]
+
+
+def test_a_discovery_without_entries_is_enabled() -> None:
+    assert read_settings({"discovery": {"dns": None}}, {}).discovery.dns is not None
+    assert Settings().discovery.dns is None
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
@@ -36,6 +59,13 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ({"listen": ["nowhere:80"]}, "listen[0]"),
         ({"listen": ["127.0.0.1:80", "127.0.0.1:80"]}, "twice"),
         ({"client_max_body_size": "5x"}, "client_max_body_size"),
+        ({"dns_resolver": ["dns.test"]}, "dns_resolver[0]: 'dns.test' is no IP address"),
+        ({"dns_resolver": ["10.0.0.1:0"]}, "dns_resolver[0]"),
+        ({"dns_resolver_valid": -1}, "dns_resolver_valid"),
+        ({"discovery": {"dns": {"servers": ["::1", "[::1]:x"]}}}, "discovery.dns.servers[1]"),
+        ({"discovery": {"dns": {"order": ["A", "MX"]}}}, "discovery.dns.order[1]"),
+        ({"discovery": {"consul": {}}}, "discovery.consul: is not available yet; dns is"),
+        ({"discovery": {"zookeeper": {}}}, "zookeeper"),
         ({"keepalive_timeout": 0}, "keepalive_timeout"),
         ({"keepalive_timeout": "soon"}, "keepalive_timeout"),
         ({"log_level": "loud"}, "log_level"),

@@ -3,6 +3,7 @@
 from itertools import product
 from typing import TYPE_CHECKING
 
+from tests.fakes.upstreams import upstream_builder
 from tests.worker.routing.making import ask
 from worker.errors import ProxyError
 from worker.http.serve import upstream_of
@@ -18,11 +19,12 @@ METHODS = ("GET", "POST")
 
 
 class Answers:
-    """Asks a router whose upstreams take their connections from ``pools``."""
+    """Asks a router whose upstreams ``builder`` has built; they take their connections from ``pools``."""
 
     def __init__(self) -> None:
         self.router = build_router("radixtree_host_uri")
         self.pools: Pools[Http1Client] = Pools()
+        self.builder = upstream_builder(self.pools)
 
     def to(self, path: str, host: str = "a.com", method: str = "GET") -> tuple[str, tuple[str, ...]] | None:
         """Return id and peers of where a request is led; for peers the error, when a reference leads nowhere."""

@@ -13,6 +13,7 @@ anything else    its name
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from types import TracebackType
 
@@ -20,14 +21,24 @@ from types import TracebackType
 class Upstream:
     """Serves from ``with`` to its end on ``port``; ``requests`` are the heads it has read.
 
-    ``delay`` are the seconds before each answer, and ``busiest`` is the largest number of requests at one time.
+    ``delay`` are the seconds before each answer, and ``busiest`` is the largest number of requests at one time. With
+    ``tls`` it speaks TLS, and ``handshakes`` are those of the connections accepted.
     """
 
-    def __init__(self, name: str = "upstream", delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str = "upstream",
+        delay: float = 0.0,
+        tls: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.name = name
         self.delay = delay
         self.busy = 0
         self.busiest = 0
+        self.handshakes: list[ssl.SSLObject] = []
+        self._tls = tls
+        self._address = address
         self.port = 0
         self.requests: list[bytes] = []
         self.body_bytes = 0
@@ -56,11 +67,13 @@ class Upstream:
         tasks: set[asyncio.Task[None]] = set()
 
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self._tls is not None:
+                self.handshakes.append(writer.get_extra_info("ssl_object"))
             task = self._loop.create_task(self._talk(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(accepted, "127.0.0.1", 0, limit=1 << 20)
+        server = await asyncio.start_server(accepted, self._address, self.port, limit=1 << 20, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stopping.wait()
@@ -88,7 +101,10 @@ class Upstream:
                         self.busy -= 1
                     await writer.drain()
         finally:
-            writer.close()
+            if self._stopping.is_set():
+                writer.transport.abort()  # to take leave by TLS would take time
+            else:
+                writer.close()
 
     async def _read_body(self, reader: asyncio.StreamReader, head: bytes) -> bytes:
         lower = head.lower()

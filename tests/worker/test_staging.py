@@ -33,7 +33,7 @@ class Bench:
     answers: Answers = field(default_factory=Answers)
 
     def __post_init__(self) -> None:
-        self.switcher = Switcher(ConfigStore(), self.answers.router, self.answers.pools)
+        self.switcher = Switcher(ConfigStore(), self.answers.router, self.answers.builder)
 
     def stage(self, *changes: Change) -> SwitcherStaging:
         found = self.switcher.stage()

@@ -20,7 +20,7 @@ class Gate:
     def __init__(self) -> None:
         self.answers = Answers()
         self.store = ConfigStore()
-        self.switcher = Switcher(self.store, self.answers.router, self.answers.pools)
+        self.switcher = Switcher(self.store, self.answers.router, self.answers.builder)
         self._revision = 1
 
     def put(self, **values: object) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from config_sync import schema
 from config_sync.steps import Stepper
+from tests.fakes.upstreams import upstream_builder
 from tests.worker.upstream.balancers.values import exchange
 from worker.errors import UnknownBalancer
 from worker.http.http1_client import Http1Client
@@ -32,7 +33,7 @@ def config(nodes: dict[str, int], **fields: Any) -> schema.Upstream:
 @pytest.fixture
 def builder() -> UpstreamBuilder:
     pools: Pools[Http1Client] = Pools()
-    return UpstreamBuilder(pools, Balancing())
+    return upstream_builder(pools)
 
 
 def choices(upstream: Upstream, count: int) -> list[str]:
@@ -124,7 +125,8 @@ def test_equal_nodes_share_a_ring(builder: UpstreamBuilder) -> None:
 def test_a_large_ring_is_built_beside_the_loop() -> None:
     async def scenario() -> None:
         pools: Pools[Http1Client] = Pools()
-        builder = UpstreamBuilder(pools, Balancing(0, Stepper(asyncio.get_running_loop())))
+        loop = asyncio.get_running_loop()
+        builder = upstream_builder(pools, loop, balancing=Balancing(0, Stepper(loop)))
         made = builder.build("1", config({f"10.0.0.{at}:80": 1 for at in range(50)}, type="chash", key="uri"))
         assert made.balancer is not None
         assert made.balancer.next(exchange("/x")) is None  # to be waited for

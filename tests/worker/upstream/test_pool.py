@@ -1,11 +1,13 @@
 """Which connections a pool keeps, hands out and gives up."""
 
+from worker.upstream.endpoint import Origin
 from worker.upstream.pool import Pool, PoolKey, Pools
 
 
 class Connection:
     def __init__(self, idle_since: float = 0.0, requests: int = 1) -> None:
         self.idle_since = idle_since
+        self.origin: Origin | None = None
         self.requests = requests
         self.closed = False
 
