@@ -188,6 +188,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     snapshot: str | Literal[False] = "config.snapshot"
     guard: GuardSettings = GuardSettings()
     data_encryption: EncryptionSettings = EncryptionSettings()
+    disable_upstream_healthcheck: bool = False
 
     def addresses(self) -> list[Address]:
         """Return the addresses to listen on."""

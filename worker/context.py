@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
     from worker.http.tunnel import Tunnel
+    from worker.upstream.health.registry import CheckRegistry
 
 log = logging.getLogger("propylon.worker")
 
@@ -47,6 +48,7 @@ class WorkerContext:
         "access_log",
         "body_temp_path",
         "builder",
+        "checks",
         "date_line",
         "downstream_connections",
         "draining",
@@ -72,8 +74,9 @@ class WorkerContext:
         store: ConfigStore,
         seed: int = 0,
         row: LoadRow | None = None,
+        checks: "CheckRegistry | None" = None,
     ) -> None:
-        """Prepare a worker; for ``seed`` (its slot) and ``row`` see ``Balancing``."""
+        """Prepare a worker; for ``seed`` (its slot) and ``row`` see ``Balancing``, for ``checks`` ``Switcher``."""
         self.settings = settings
         self.loop = loop
         self.trusts = Trusts(settings)
@@ -91,7 +94,8 @@ class WorkerContext:
         self.body_temp_path = settings.body_temp_path()
         self.pools: Pools[Http1Client] = Pools()
         balancing = Balancing(seed, Stepper(loop), row)
-        self.builder = open_builder(settings, loop, self.pools, balancing)
+        self.checks = checks
+        self.builder = open_builder(settings, loop, self.pools, balancing, checks)
         self.switcher = Switcher(store, self.router, self.builder)
         self.upkeep = Upkeep(
             self.router, lambda: self.switcher.routes, self.switcher.shadows, loop, settings.router.verify_interval
@@ -166,10 +170,14 @@ class WorkerContext:
 
 
 def open_builder(
-    settings: Settings, loop: asyncio.AbstractEventLoop, pools: "Pools[Http1Client]", balancing: Balancing
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop,
+    pools: "Pools[Http1Client]",
+    balancing: Balancing,
+    checks: "CheckRegistry | None" = None,
 ) -> UpstreamBuilder:
     """Make what builds upstreams, with all that it needs to reach their nodes."""
     client = DnsClient(loop, settings.dns_resolver, settings.resolver_timeout, settings.enable_resolv_search_opt)
     resolver = Resolver(loop, client, HostsFile(loop), settings.enable_ipv6, settings.dns_resolver_valid)
     transport = Transport(pools, resolver, TlsProfiles(settings.ssl.ssl_trusted_certificate))
-    return UpstreamBuilder(transport, open_discoveries(settings, loop), balancing)
+    return UpstreamBuilder(transport, open_discoveries(settings, loop), balancing, checks)

@@ -26,6 +26,7 @@ from config_sync.errors import SettingsError
 from config_sync.guard import Guard
 from config_sync.last_good import LastGood
 from config_sync.providers import open_provider
+from config_sync.relay.election import Lock
 from config_sync.settings import Settings
 from config_sync.status import SyncStatus
 from worker.api.control import ControlServer
@@ -34,6 +35,8 @@ from worker.context import WorkerContext
 from worker.http.http1_server import Http1Server
 from worker.observability.logs import ErrorLog
 from worker.scoreboard import Entry, Scoreboard, WorkerState
+from worker.upstream.health.monitor import HealthMonitor
+from worker.upstream.health.registry import CheckRegistry
 
 log = logging.getLogger("propylon.worker")
 
@@ -45,6 +48,7 @@ STALE_CHECK = 1.0  # seconds
 READY = b"ready"
 DRAIN = b"drain"
 MAX_MESSAGE_BYTES = 4_096
+HEALTH_LOCK = "health.lock"
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,21 @@ def open_last_good(settings: Settings, store: ConfigStore, loop: asyncio.Abstrac
     return LastGood(path, settings.etcd.prefix, store, loop)
 
 
+def open_checks(settings: Settings, board: Scoreboard) -> CheckRegistry | None:
+    """Make what knows the health checks of a worker; None when they are switched off."""
+    return None if settings.disable_upstream_healthcheck else CheckRegistry(board.health)
+
+
+def open_monitor(
+    settings: Settings, checks: CheckRegistry | None, entry: Entry, loop: asyncio.AbstractEventLoop
+) -> HealthMonitor | None:
+    """Make what moves the health checks of a worker, which takes turns in probing with the others."""
+    if checks is None:
+        return None
+    board = entry.board
+    return HealthMonitor(checks, entry.number, Lock(settings.path(HEALTH_LOCK)), lambda: board.used, loop)
+
+
 class Worker:
     """The parts of a worker, and what moves it from one state to the next."""
 
@@ -123,8 +142,10 @@ class Worker:
         self._loop = loop
         self._error_log = error_log
         self._store = open_store(boot.settings, boot.entry.board)
+        self._checks = open_checks(boot.settings, boot.entry.board)
+        self._monitor = open_monitor(boot.settings, self._checks, boot.entry, loop)
         row = boot.entry.board.loads.row(boot.entry.number)
-        self._context = WorkerContext(boot.settings, loop, self._store, boot.slot, row)
+        self._context = WorkerContext(boot.settings, loop, self._store, boot.slot, row, self._checks)
         self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
         self._last_good = open_last_good(boot.settings, self._store, loop)
         self._publisher = Publisher(boot.entry, self._store, lambda: self._provider.state())
@@ -153,6 +174,8 @@ class Worker:
             loop.run_forever()
         finally:
             self._receiving.cancel()
+            if self._monitor is not None:
+                self._monitor.stop()
             self._provider.stop()
             if self._last_good is not None:
                 self._last_good.stop()
@@ -240,6 +263,8 @@ class Worker:
         context = self._context
         context.start()
         self._publisher.publish()  # what was loaded from disk has not been told by a provider
+        if self._monitor is not None:
+            self._monitor.start()
         # First seen by those who wait for a revision, then caught up with what they have been told, then accepting.
         boot.entry.state = WorkerState.READY
         while self._is_behind():  # noqa: ASYNC110 - other processes write what it looks at
@@ -283,6 +308,8 @@ class Worker:
             return
         self._boot.entry.state = WorkerState.DRAINING
         self._provider.step_down()
+        if self._monitor is not None:
+            self._monitor.drain()
         if self._last_good is not None:
             self._last_good.stop()
         for server in self._servers:

@@ -15,6 +15,7 @@ import time
 from enum import IntEnum
 from zlib import crc32
 
+from worker.upstream.health.table import HealthTable
 from worker.upstream.shared_loads import SharedLoads
 
 MAX_ENTRIES = 4_096
@@ -115,9 +116,10 @@ class Entry:
 
 
 class Scoreboard:
-    """The entries of all workers."""
+    """The entries of all workers, and the health of what they send requests to."""
 
     def __init__(self, entries: int = MAX_ENTRIES) -> None:
+        self.health = HealthTable(entries)
         # Pages that nobody has written to cost nothing.
         self.records_at = (_HEADER_WORDS + entries * _ENTRY_WORDS) * 8
         self.memory = memoryview(mmap.mmap(-1, self.records_at + entries * 2 * _RECORD_PLACE))
@@ -151,13 +153,18 @@ class Scoreboard:
     # everybody's part
 
     @property
+    def used(self) -> int:
+        """The entries with lower numbers than this have had a worker."""
+        return self.words[_USED]
+
+    @property
     def slots(self) -> int:
         """How many slots are to have a worker."""
         return self.words[_SLOTS]
 
     def living(self) -> list[Entry]:
         """Return the entries of the workers there are, by slot and generation."""
-        entries = [Entry(self, number) for number in range(self.words[_USED])]
+        entries = [Entry(self, number) for number in range(self.used)]
         found = [entry for entry in entries if entry.state != WorkerState.EXITED]
         return sorted(found, key=lambda entry: (entry.slot, entry.generation))
 

@@ -47,13 +47,12 @@ class SwitcherStaging:
             if directory == "routes":
                 self._routes[id_] = switcher.build_route(id_, new)
             elif directory == "upstreams":
-                old = switcher.upstream_cell(id_).current
-                self._upstreams[id_] = switcher.builder.build(id_, new, old) if new is not None else None
+                self._upstreams[id_] = switcher.build_upstream(id_, new)
             elif directory == "ssls":
                 self._ssls[id_] = new
             elif directory == "services":
                 cell = switcher.service_cell(id_).upstream
-                self._services[id_] = new, switcher.build_cell(f"service/{id_}", new, cell)
+                self._services[id_] = new, switcher.build_cell("services", id_, new, cell)
 
     def finish(self) -> Iterator[None]:
         """Settle which hosts routes have, and fill a router aside if they are many."""

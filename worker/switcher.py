@@ -18,7 +18,7 @@ from worker.routing.router import Router
 from worker.routing.shadows import Shadows
 from worker.staging import SwitcherStaging
 from worker.upstream.builder import UpstreamBuilder
-from worker.upstream.peer import ServiceCell, UpstreamCell
+from worker.upstream.peer import ServiceCell, Upstream, UpstreamCell
 
 log = logging.getLogger("propylon.switcher")
 
@@ -75,11 +75,17 @@ class Switcher:
     def _upstream_changed(self, change: Change) -> None:
         cell = self.upstream_cell(change.id)
         old = cell.current
-        cell.put(self.builder.build(change.id, change.new, old) if change.new is not None else None)
+        cell.put(self.build_upstream(change.id, change.new))
         self.builder.discard(old)
 
+    def build_upstream(self, id_: str, config: schema.Upstream | None) -> Upstream | None:
+        """Build an upstream that has an id of its own, to take the place of the one it has now."""
+        if config is None:
+            return None
+        return self.builder.build(id_, config, self.upstream_cell(id_).current)
+
     def build_cell(
-        self, owner: str, config: schema.Service | schema.Route | None, old: UpstreamCell | None
+        self, directory: str, id_: str, config: schema.Service | schema.Route | None, old: UpstreamCell | None
     ) -> UpstreamCell | None:
         """Return the cell that a route or service is to use: shared by id, or its own for an inline upstream.
 
@@ -91,8 +97,10 @@ class Switcher:
             return self.upstream_cell(config.upstream_id)
         if config.upstream is None:
             return None
+        owner = id_ if directory == "routes" else f"service/{id_}"
         previous = old.current if old is not None and old.is_inline else None
-        return UpstreamCell(owner, self.builder.build(owner, config.upstream, previous), is_inline=True)
+        upstream = self.builder.build(owner, config.upstream, previous, f"{directory}/{id_}")
+        return UpstreamCell(owner, upstream, is_inline=True)
 
     def discard_cell(self, cell: UpstreamCell | None) -> None:
         """Give back what a cell used that belonged to a route or service alone."""
@@ -113,7 +121,7 @@ class Switcher:
         old = cell.upstream
         cell.exists = change.new is not None
         cell.websocket = change.new.enable_websocket if change.new is not None else None
-        cell.upstream = self.build_cell(f"service/{change.id}", change.new, old)
+        cell.upstream = self.build_cell("services", change.id, change.new, old)
         self.discard_cell(old)
         hosts = change.new.hosts if change.new is not None else ()
         if hosts != cell.hosts:
@@ -180,6 +188,8 @@ class Switcher:
     def _compile(self, id_: str, config: schema.Route, condition: Condition | None, repeatable: bool) -> Route:
         service = self.service_cell(config.service_id) if config.service_id is not None else None
         old = self.routes.get(id_)
+        old_cell = old.upstream if old is not None else None
+        cell = self.build_cell("routes", id_, config, old_cell) if config.status else None
         return Route(
             id_,
             tuple(self.router.pattern(uri) for uri in config.uris),
@@ -187,7 +197,7 @@ class Switcher:
             self._encoded(config.methods),
             config.priority,
             AddressCondition(config.remote_addrs) if config.remote_addrs else None,
-            self.build_cell(id_, config, old.upstream if old is not None else None) if config.status else None,
+            cell,
             service,
             config.timeout,
             inherits_hosts=service is not None and not config.hosts,

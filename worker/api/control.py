@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from config_sync.cache import ConfigStore
 from worker.api.config import ConfigHandlers
 from worker.api.explain import ExplainHandlers
+from worker.api.health import HealthHandlers
 from worker.api.http import ControlConnection
 from worker.api.messages import Answer, Outcome, Request, failure
 from worker.api.sync import SyncHandlers
@@ -42,7 +43,12 @@ class ControlApi:
     """The table of what can be asked."""
 
     def __init__(
-        self, sync: SyncHandlers, config: ConfigHandlers, explain: ExplainHandlers, own_host: str = ""
+        self,
+        sync: SyncHandlers,
+        config: ConfigHandlers,
+        explain: ExplainHandlers,
+        health: HealthHandlers,
+        own_host: str = "",
     ) -> None:
         """Lead to these; ``own_host`` is the name the address was given by."""
         self._own_hosts = {"localhost", own_host.lower()}
@@ -56,6 +62,7 @@ class ControlApi:
             "/v1/config/errors": Endpoint(config.errors),
             "/v1/config/warnings": Endpoint(explain.warnings),
             "/v1/explain": Endpoint(explain.explain),
+            "/v1/healthcheck": Endpoint(health.all),
             "/v1/routes": Endpoint(config.dump("routes")),
             "/v1/services": Endpoint(config.dump("services")),
             "/v1/upstreams": Endpoint(config.dump("upstreams")),
@@ -63,6 +70,7 @@ class ControlApi:
         }
         self._below = {
             "/v1/config/": Endpoint(config.below),
+            "/v1/healthcheck/": Endpoint(health.one),
             "/v1/route/": Endpoint(config.dump_one("routes", "/v1/route/", "route")),
             "/v1/service/": Endpoint(config.dump_one("services", "/v1/service/", "service")),
             "/v1/upstream/": Endpoint(config.dump_one("upstreams", "/v1/upstream/", "upstream")),
@@ -133,6 +141,7 @@ class ControlServer:
             SyncHandlers(entry.board, loop.time),
             ConfigHandlers(store, entry, settings.etcd.prefix),
             ExplainHandlers(context, store, entry),
+            HealthHandlers(store, context.checks, settings.etcd.prefix),
             settings.control.listen.rpartition(":")[0],
         )
 

@@ -214,7 +214,7 @@ class ControlConnection(asyncio.Protocol):
     def _read_request(self) -> Request | Answer:
         version_11 = self._parser.get_http_version() == "1.1"
         hosts = tuple(value.decode("latin-1").strip() for name, value in self._fields if name == b"host")
-        origin = next((value.decode("latin-1") for name, value in self._fields if name == b"origin"), "")
+        origin, accept = self._field(b"origin"), self._field(b"accept")
         try:
             target = parse_url(self._url)
             path = unquote((target.path or b"/").decode("ascii"), errors="strict")
@@ -222,7 +222,10 @@ class ControlConnection(asyncio.Protocol):
         except (HttpParserInvalidURLError, UnicodeDecodeError):
             return failure(400, "the target is no URL")
         method = self._parser.get_method().decode("ascii")
-        return Request(method, path, query, hosts, origin, version_11, self._parser.should_keep_alive())
+        return Request(method, path, query, hosts, origin, version_11, self._parser.should_keep_alive(), accept)
+
+    def _field(self, wanted: bytes) -> str:
+        return next((value.decode("latin-1") for name, value in self._fields if name == wanted), "")
 
     def _unreadable(self, answer: Answer) -> None:
         """Answer this after all that was asked before it, and read nothing more."""
@@ -278,7 +281,8 @@ class ControlConnection(asyncio.Protocol):
     def _begin_portions(self, request: Request, portions: Portions) -> None:
         self._is_chunked = request.version_11
         self._keep_alive = self._keep_alive and self._is_chunked
-        self._transport.write(response_head(portions.status, None, self._keep_alive, request, ()))
+        head = response_head(portions.status, None, self._keep_alive, request, (), portions.content_type)
+        self._transport.write(head)
         if request.method == "HEAD":
             self._answered()
         else:
@@ -350,7 +354,12 @@ class ControlConnection(asyncio.Protocol):
 
 
 def response_head(
-    status: int, length: int | None, keep_alive: bool, request: Request | None, fields: tuple[tuple[str, str], ...]
+    status: int,
+    length: int | None,
+    keep_alive: bool,
+    request: Request | None,
+    fields: tuple[tuple[str, str], ...],
+    content_type: str = "application/json",
 ) -> bytes:
     """Return a complete head; without a length the body is chunked, or ended by the connection for HTTP/1.0."""
     version_11 = request is None or request.version_11
@@ -358,7 +367,7 @@ def response_head(
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         "Server: propylon",
         f"Date: {formatdate(usegmt=True)}",
-        "Content-Type: application/json",
+        f"Content-Type: {content_type}",
         "Cache-Control: no-store",
         *(f"{name}: {value}" for name, value in fields),
     ]

@@ -18,6 +18,7 @@ class Request:
     origin: str = ""
     version_11: bool = True
     keep_alive: bool = True
+    accept: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Portions:
 
     status: int
     pieces: Iterator[bytes]
+    content_type: str = "application/json"
 
 
 @dataclass(frozen=True)

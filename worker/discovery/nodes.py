@@ -17,10 +17,15 @@ log = logging.getLogger("propylon.discovery")
 class DiscoveredNodes:
     """The nodes of one configured upstream; a change of them builds that upstream anew, and nothing else."""
 
-    __slots__ = ("_builder", "_built", "_cell", "_registry", "config", "id", "service")
+    __slots__ = ("_builder", "_built", "_cell", "_registry", "config", "id", "resource", "service")
 
     def __init__(
-        self, id_: str, config: schema.Upstream, registry: DiscoveryRegistry, builder: "UpstreamBuilder"
+        self,
+        id_: str,
+        resource: str,
+        config: schema.Upstream,
+        registry: DiscoveryRegistry,
+        builder: "UpstreamBuilder",
     ) -> None:
         """Watch the service that ``config`` names.
 
@@ -28,6 +33,7 @@ class DiscoveredNodes:
             UnknownDiscovery: it cannot be watched.
         """
         self.id = id_
+        self.resource = resource  # the key below the prefix whose value holds the upstream
         self.config = config
         self._registry = registry
         self._builder = builder

@@ -135,10 +135,17 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
                 exchange.body.attach(connection, what_to_keep(upstream, request.method, len(tried), connection))
             exchange.waiting = connection
             await suspend()
+            if upstream.passive is not None:
+                upstream.passive.answered(peer, exchange.status)
             return
         except UpstreamError as error:
             is_late = 0 < upstream.retry_timeout < context.time() - began
-            peer, tried = next_peer(exchange, request, upstream, tried, error, is_late)
+            try:
+                peer, tried = next_peer(exchange, request, upstream, tried, error, is_late)
+            except UpstreamError as last:
+                if upstream.passive is not None and not exchange.status:
+                    upstream.passive.answered(peer, last.status)
+                raise
 
 
 def what_to_keep(upstream: "Upstream", method: bytes, failed: int, connection: "Http1Client") -> Keep:
@@ -181,12 +188,17 @@ def next_peer(
         connection is not None and connection.requests > 1 and not connection.answered and isinstance(error, PeerClosed)
     )
     close_connection(exchange)
-    if exchange.status:
-        raise error
-    is_over = not may_retry(error, request.method, exchange.body is None or exchange.body.replayable)
+    is_over = bool(exchange.status) or not may_retry(
+        error, request.method, exchange.body is None or exchange.body.replayable
+    )
     if is_stale and not is_over:
         return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
-    if not isinstance(error, PeerUnresolved):
+    is_unresolved = isinstance(error, PeerUnresolved)
+    if upstream.passive is not None and not is_unresolved:
+        upstream.passive.failed(failed, timed_out=error.status == 504)
+    if exchange.status:
+        raise error
+    if not is_unresolved:
         exchange.failed_with(error.status)
     tried = (*tried, failed)
     if is_over or len(exchange.attempts or ()) > upstream.retries:

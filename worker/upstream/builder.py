@@ -1,6 +1,7 @@
 """UpstreamBuilder: makes of a configured upstream what exchanges use."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from config_sync import schema
 from worker.discovery.nodes import DiscoveredNodes
@@ -10,6 +11,9 @@ from worker.upstream.peer import DEFAULT_PORTS, Peer, Upstream
 from worker.upstream.tls import TlsProfiles
 from worker.upstream.transport import Transport
 
+if TYPE_CHECKING:
+    from worker.upstream.health.registry import CheckRegistry
+
 log = logging.getLogger("propylon.switcher")
 
 SUPPORTED_SCHEMES = frozenset(("http", "https"))
@@ -18,41 +22,57 @@ SUPPORTED_SCHEMES = frozenset(("http", "https"))
 class UpstreamBuilder:
     """Builds upstreams, and gives back the pools they used."""
 
-    def __init__(self, transport: Transport, discovery: DiscoveryRegistry, balancing: Balancing) -> None:
-        """Take peers' connections from ``transport``, their nodes from ``discovery``, balancers from ``balancing``."""
+    def __init__(
+        self,
+        transport: Transport,
+        discovery: DiscoveryRegistry,
+        balancing: Balancing,
+        checks: "CheckRegistry | None" = None,
+    ) -> None:
+        """Take peers' connections from ``transport``, their nodes from ``discovery``, balancers from ``balancing``.
+
+        Without ``checks`` there are no health checks, whatever is configured.
+        """
         self._transport = transport
         self._discovery = discovery
         self._balancing = balancing
+        self._checks = checks
 
     @property
     def tls(self) -> TlsProfiles:
         """What connections by TLS have in common."""
         return self._transport.tls
 
-    def build(self, id_: str, config: schema.Upstream, previous: Upstream | None = None) -> Upstream:
+    def build(
+        self, id_: str, config: schema.Upstream, previous: Upstream | None = None, resource: str = ""
+    ) -> Upstream:
         """Build an upstream; what is not available is logged, and its requests are refused.
 
         Args:
             id_: names it in logs.
             config: as decoded.
             previous: the same upstream before its change; what is known of nodes that stay is taken over.
+            resource: the key below the prefix whose value holds it, as ``routes/1``; that of an upstream if not given.
         """
+        resource = resource or f"upstreams/{id_}"
         if config.nodes is not None:
-            return self._build(id_, config, config.nodes, previous)
+            return self._build(id_, resource, config, config.nodes, previous)
         try:
-            discovered = DiscoveredNodes(id_, config, self._discovery, self)
+            discovered = DiscoveredNodes(id_, resource, config, self._discovery, self)
         except UnknownDiscovery as error:
             log.error("upstream %s: %s; its requests are answered with 503", id_, error)
-            return self._build(id_, config, (), previous, str(error))
+            return self._build(id_, resource, config, (), previous, str(error))
         return self.rebuild(discovered, previous)
 
     def rebuild(self, discovered: DiscoveredNodes, previous: Upstream | None) -> Upstream:
         """Build an upstream of the nodes it has by now."""
-        return self._build(discovered.id, discovered.config, discovered.take(), previous, "", discovered)
+        id_, resource, config = discovered.id, discovered.resource, discovered.config
+        return self._build(id_, resource, config, discovered.take(), previous, "", discovered)
 
     def _build(
         self,
         id_: str,
+        resource: str,
         config: schema.Upstream,
         nodes: Nodes,
         previous: Upstream | None,
@@ -61,7 +81,7 @@ class UpstreamBuilder:
     ) -> Upstream:
         peers = [peer for node in nodes if (peer := self._build_peer(id_, config, node)) is not None]
         balancer, queue = self._balancing.build(id_, config, peers, previous)
-        return Upstream(
+        upstream = Upstream(
             id_,
             peers,
             balancer,
@@ -74,6 +94,9 @@ class UpstreamBuilder:
             problem,
             discovered,
         )
+        if self._checks is not None:
+            self._checks.use(resource, config, upstream)
+        return upstream
 
     def _build_peer(self, id_: str, config: schema.Upstream, node: schema.Node) -> Peer | None:
         if config.scheme not in SUPPORTED_SCHEMES:
@@ -90,6 +113,8 @@ class UpstreamBuilder:
             return
         for peer in upstream.peers:
             self._transport.pools.leave(peer.pool)
+        if upstream.checker is not None and self._checks is not None:
+            self._checks.leave(upstream.checker)
         if upstream.discovered is not None:
             upstream.discovered.close()
 

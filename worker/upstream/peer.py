@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from worker.discovery.nodes import DiscoveredNodes
     from worker.http.http1_client import Http1Client
     from worker.upstream.balancers import Balancer
+    from worker.upstream.health.checker import Checker
+    from worker.upstream.health.passive import PassiveReports
     from worker.upstream.pool import Pool
     from worker.upstream.queue import Queue
 
@@ -72,10 +74,12 @@ class Upstream:
 
     __slots__ = (
         "balancer",
+        "checker",
         "discovered",
         "host",
         "id",
         "pass_host",
+        "passive",
         "peers",
         "problem",
         "queue",
@@ -110,6 +114,8 @@ class Upstream:
         self.host = rewritten.encode() if rewritten else None
         self.problem = problem  # why there is no peer
         self.discovered = discovered  # what brings the nodes, when they are not in the configuration
+        self.checker: Checker | None = None  # of its health checks
+        self.passive: PassiveReports | None = None  # told of every answer and failed try
 
     def host_for(self, peer: Peer) -> bytes:
         """Return the Host to send when it is not the client's: the configured one, or the peer's."""

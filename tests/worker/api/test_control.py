@@ -12,6 +12,7 @@ from config_sync.settings import Settings
 from worker.api.config import ConfigHandlers
 from worker.api.control import ControlApi
 from worker.api.explain import ExplainHandlers
+from worker.api.health import HealthHandlers
 from worker.api.messages import Answer, Pending, Portions, Request
 from worker.api.sync import SyncHandlers
 from worker.context import WorkerContext
@@ -29,6 +30,7 @@ def api() -> Iterator[ControlApi]:
         SyncHandlers(board, lambda: 0.0),
         ConfigHandlers(store, entry, "/apisix"),
         ExplainHandlers(WorkerContext(Settings(access_log=False), loop, store), store, entry),
+        HealthHandlers(store, None, "/apisix"),
         "gate.example",
     )
     loop.close()
