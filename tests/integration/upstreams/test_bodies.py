@@ -255,3 +255,17 @@ def test_a_client_that_stops_within_its_body(site: Sites) -> None:
             sock.sendall(asked.head("POST", fields="Content-Length: 5\r\n") + b"he")
             wait_until(lambda: upstream.connections() == 1, "the request is with the upstream")
         wait_until(lambda: upstream.connections() == 0, "no connection is left")
+
+
+def test_a_condition_on_the_body(site: Sites, gateway: Gateway) -> None:
+    """The body is read before the route is known, and sent on whole, in whatever pieces it comes."""
+    form = "Content-Type: application/x-www-form-urlencoded\r\n"
+    with ScriptedUpstream(digesting) as upstream:
+        asked = site({upstream.node: 1}, {"vars": [["post_arg_who", "==", "me"]]})
+        for filler in (0, 100_000, 3_000_000):
+            body = b"filler=" + b"x" * filler + b"&who=me"
+            expected = 200, hashlib.sha256(body).hexdigest().encode()
+            assert put(asked, body, f"{form}Content-Length: {len(body)}\r\n", "POST") == expected
+            assert put(asked, body[:-1] + b"X", f"{form}Content-Length: {len(body)}\r\n", "POST")[0] == 404
+        assert put(asked, chunked(b"who=me", 2), f"{form}Transfer-Encoding: chunked\r\n", "POST")[0] == 200
+        wait_until(lambda: not files_of(gateway), "the file is closed")
