@@ -1,8 +1,10 @@
 """TLS towards upstreams: names, certificates, verification, and who shares connections."""
 
+import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,26 @@ def test_answers_of_every_framing(gateway: Gateway, etcd: Etcd, upstream: Upstre
     assert b"hello" in gateway.get("/chunked")[1]
     assert gateway.get("/drop")[0] == 502
     assert gateway.get("/")[0] == 200
+
+
+def test_a_peer_that_takes_no_bytes(gateway: Gateway, etcd: Etcd, certificates: Certificates) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        impatient = tls_upstream(server.getsockname()[1], timeout={"connect": 5, "send": 0.3, "read": 0.3})
+        put(gateway, etcd, "routes/1", {"uri": "/*", "upstream": impatient})
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
+            accepted, _ = server.accept()
+            with certificates.server().wrap_socket(accepted, server_side=True):
+                sender = threading.Thread(target=send_until_it_fails, args=[client])
+                sender.start()
+                assert read_response(client)[0] == 504
+                client.shutdown(socket.SHUT_RDWR)
+                sender.join()
+
+
+def send_until_it_fails(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.sendall(b"x" * (64 << 20))
 
 
 def test_large_bodies_both_ways(gateway: Gateway, etcd: Etcd, upstream: Upstream) -> None:
