@@ -124,14 +124,12 @@ def open_checks(settings: Settings, board: Scoreboard) -> CheckRegistry | None:
     return None if settings.disable_upstream_healthcheck else CheckRegistry(board.health)
 
 
-def open_monitor(
-    settings: Settings, checks: CheckRegistry | None, entry: Entry, loop: asyncio.AbstractEventLoop
-) -> HealthMonitor | None:
+def open_monitor(context: WorkerContext, entry: Entry) -> HealthMonitor | None:
     """Make what moves the health checks of a worker, which takes turns in probing with the others."""
-    if checks is None:
+    if context.checks is None:
         return None
-    board = entry.board
-    return HealthMonitor(checks, entry.number, Lock(settings.path(HEALTH_LOCK)), lambda: board.used, loop)
+    lock, board = Lock(context.settings.path(HEALTH_LOCK)), entry.board
+    return HealthMonitor(context.checks, entry.number, lock, lambda: board.used, context.loop, context.builder.resolve)
 
 
 class Worker:
@@ -142,10 +140,10 @@ class Worker:
         self._loop = loop
         self._error_log = error_log
         self._store = open_store(boot.settings, boot.entry.board)
-        self._checks = open_checks(boot.settings, boot.entry.board)
-        self._monitor = open_monitor(boot.settings, self._checks, boot.entry, loop)
+        checks = open_checks(boot.settings, boot.entry.board)
         row = boot.entry.board.loads.row(boot.entry.number)
-        self._context = WorkerContext(boot.settings, loop, self._store, boot.slot, row, self._checks)
+        self._context = WorkerContext(boot.settings, loop, self._store, boot.slot, row, checks)
+        self._monitor = open_monitor(self._context, boot.entry)
         self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
         self._last_good = open_last_good(boot.settings, self._store, loop)
         self._publisher = Publisher(boot.entry, self._store, lambda: self._provider.state())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.checked import CheckedUpstream, self_signed
+from tests.fakes.dns import DnsServer
 from tests.fakes.processes import Etcd, Gateway, free_port, request, wait_until
 
 ONE_OF_EACH = {"interval": 1, "http_failures": 1, "tcp_failures": 1, "timeouts": 1}
@@ -205,6 +206,23 @@ def test_tries_that_fail_count_even_without_passive_checks(
     configure(etcd, gateway, upstream_of(one, two, checks={"active": RARELY}))
     wait_until(lambda: names(gateway) == {b"two"} and node(gateway, one)["status"] == "unhealthy", "one is left out")
     assert node(gateway, one)["counter"]["tcp_failure"] == 2
+
+
+def test_a_node_by_name_is_probed_where_connections_go(tmp_path: Path, etcd: Etcd, one: CheckedUpstream) -> None:
+    with DnsServer() as dns:
+        gateway = Gateway(tmp_path, etcd.url, dns_resolver=[dns.address])
+        dns.put("node.test", "A", "127.0.0.1")
+        nodes = {f"node.test:{one.port}": 1}
+        try:
+            gateway.start()
+            configure(etcd, gateway, {"nodes": nodes, "checks": {"active": ACTIVE}})
+            wait_until(lambda: one.probes, "a probe")
+            assert b"\r\nHost: node.test\r\n" in one.probes[0]
+            assert (node(gateway, one)["ip"], node(gateway, one)["status"]) == ("node.test", "healthy")
+            dns.put("node.test", "A", "127.0.0.2")  # where nobody listens
+            wait_for(gateway, one, "unhealthy")
+        finally:
+            gateway.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -43,6 +43,10 @@ class UpstreamBuilder:
         """What connections by TLS have in common."""
         return self._transport.tls
 
+    async def resolve(self, name: str) -> str:
+        """Return the address that connections to a name go to; raises PeerUnresolved."""
+        return await self._transport.resolver.lookup(name).resolved()
+
     def build(
         self, id_: str, config: schema.Upstream, previous: Upstream | None = None, resource: str = ""
     ) -> Upstream:
