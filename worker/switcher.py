@@ -18,7 +18,7 @@ from worker.routing.router import Router
 from worker.routing.shadows import Shadows
 from worker.staging import SwitcherStaging
 from worker.upstream.builder import UpstreamBuilder
-from worker.upstream.peer import ServiceCell, Upstream, UpstreamCell
+from worker.upstream.peer import DeferredCell, ServiceCell, Upstream, UpstreamCell
 
 log = logging.getLogger("propylon.switcher")
 
@@ -32,6 +32,7 @@ class Switcher:
         """Listen to a store that is still empty; upstreams are built by ``builder``."""
         self.router = router
         self.builder = builder
+        self._store = store
         self.routes: dict[str, Route] = {}
         self.disabled: dict[str, Route] = {}  # ``status`` 0; not in the router
         self.shadows = Shadows(router, lambda: self.routes)
@@ -99,8 +100,17 @@ class Switcher:
             return None
         owner = id_ if directory == "routes" else f"service/{id_}"
         previous = old.current if old is not None and old.is_inline else None
+        if previous is None and directory == "routes" and self.builder.can_wait(config.upstream):
+            return DeferredCell(id_, self._build_deferred)
         upstream = self.builder.build(owner, config.upstream, previous, f"{directory}/{id_}")
         return UpstreamCell(owner, upstream, is_inline=True)
+
+    def _build_deferred(self, id_: str) -> Upstream | None:
+        """Build the inline upstream of the route that is live."""
+        config: schema.Route | None = self._store.value("routes", id_)
+        if config is None or config.upstream is None:
+            return None
+        return self.builder.build(id_, config.upstream, None, f"routes/{id_}")
 
     def discard_cell(self, cell: UpstreamCell | None) -> None:
         """Give back what a cell used that belonged to a route or service alone."""

@@ -16,7 +16,8 @@ from worker.switcher import Switcher
 
 
 def upstream(node: str) -> dict[str, object]:
-    return {"nodes": [{"host": node, "port": 80, "weight": 1}]}
+    # Of a type that is built at once: there are no values in the store to build it of later.
+    return {"type": "least_conn", "nodes": [{"host": node, "port": 80, "weight": 1}]}
 
 
 def change(directory: str, id_: str, value: dict[str, object] | None) -> Change:

@@ -57,6 +57,19 @@ def test_a_route_comes_changes_and_goes(gate: Gate) -> None:
     assert gate.switcher.routes == {}
 
 
+def test_an_inline_upstream_is_built_when_it_is_wanted(gate: Gate) -> None:
+    checked = {**TWO, "checks": {"active": {"healthy": {}, "unhealthy": {}}}}
+    gate.put(routes_1={"uri": "/a", "upstream": ONE}, routes_2={"uri": "/b", "upstream": checked})
+    assert gate.answers.pool_users() == {"10.0.0.2:80": 1}
+    assert gate.to("/a") == ("1", ("10.0.0.1:80",))
+    assert gate.to("/a") == ("1", ("10.0.0.1:80",))
+    assert gate.answers.pool_users() == {"10.0.0.1:80": 1, "10.0.0.2:80": 1}
+    gate.put(routes_1={"uri": "/a", "upstream": ONE, "desc": "changed"})
+    assert gate.answers.pool_users() == {"10.0.0.1:80": 1, "10.0.0.2:80": 1}, "it keeps its connections"
+    gate.put(routes_1=None, routes_2=None)
+    assert gate.answers.pool_users() == {}
+
+
 def test_a_changed_upstream_is_one_assignment(gate: Gate) -> None:
     routes = {f"routes_{n}": {"uri": f"/{n}", "upstream_id": "u"} for n in range(5)}
     gate.put(upstreams_u=ONE, **routes)
@@ -92,6 +105,7 @@ def test_a_request_that_has_begun_keeps_what_it_has_found(gate: Gate) -> None:
 def test_peers_that_stay_keep_their_pools(gate: Gate) -> None:
     both = {"nodes": {**ONE["nodes"], **TWO["nodes"]}}
     gate.put(upstreams_u=both, routes_1={"uri": "/a", "upstream_id": "u"}, routes_2={"uri": "/b", "upstream": ONE})
+    assert gate.to("/b") == ("2", ("10.0.0.1:80",))
     pools = {str(peer): peer.pool for peer in upstream_of(gate.switcher.routes["1"]).peers}
     gate.put(upstreams_u=ONE)
     (stays,) = upstream_of(gate.switcher.routes["1"]).peers

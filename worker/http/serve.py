@@ -91,9 +91,10 @@ def upstream_of(route: "Route") -> "Upstream":
         cell = cell or service.upstream
     if cell is None:
         raise NoUpstream(f"route {route.id} has no upstream")
-    if cell.current is None:
+    upstream = cell.current or cell.used()
+    if upstream is None:
         raise UpstreamMissing(f"upstream {cell.id} of route {route.id} does not exist")
-    return cell.current
+    return upstream
 
 
 async def forward(context: "WorkerContext", exchange: Exchange, request: "Request", route: "Route") -> None:

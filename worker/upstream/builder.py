@@ -9,7 +9,7 @@ from worker.discovery.registry import DiscoveryRegistry, Nodes, UnknownDiscovery
 from worker.upstream.balancing import Balancing
 from worker.upstream.peer import DEFAULT_PORTS, Peer, Upstream
 from worker.upstream.tls import TlsProfiles
-from worker.upstream.transport import Transport
+from worker.upstream.transport import Transport, is_address
 
 if TYPE_CHECKING:
     from worker.upstream.health.registry import CheckRegistry
@@ -121,6 +121,20 @@ class UpstreamBuilder:
             self._checks.leave(upstream.checker)
         if upstream.discovered is not None:
             upstream.discovered.close()
+
+    def can_wait(self, config: schema.Upstream) -> bool:
+        """Tell whether an upstream may as well be built when it is wanted.
+
+        Not so when it would do something before (be probed, be discovered, have names looked up), when building it
+        takes long, or when there is something to complain of.
+        """
+        return (
+            config.scheme == "http"
+            and config.type == "roundrobin"
+            and config.checks is None
+            and config.nodes is not None
+            and all(is_address(node.host.removeprefix("[").removesuffix("]")) for node in config.nodes)
+        )
 
     def prepare(self) -> None:
         """Load what takes long and will be needed for what has been built."""

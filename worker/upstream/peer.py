@@ -1,6 +1,6 @@
 """Upstream and Peer: the compiled form of a configured upstream, as an exchange uses it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -146,6 +146,27 @@ class UpstreamCell:
         self.current = upstream
         if upstream is not None and upstream.discovered is not None:
             upstream.discovered.placed(self)
+
+    def used(self) -> Upstream | None:
+        """Return the upstream that a request is to use."""
+        return self.current
+
+
+class DeferredCell(UpstreamCell):
+    """The place of an inline upstream that is built when the first request comes: of very many, most see none."""
+
+    __slots__ = ("_build",)
+
+    def __init__(self, id_: str, build: Callable[[str], Upstream | None]) -> None:
+        """Prepare a place; ``build`` is called with its id when the upstream is wanted."""
+        super().__init__(id_, is_inline=True)
+        self._build = build
+
+    def used(self) -> Upstream | None:
+        """Return the upstream, built by now."""
+        if self.current is None:
+            self.put(self._build(self.id))
+        return self.current
 
 
 class ServiceCell:
