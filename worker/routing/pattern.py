@@ -144,6 +144,9 @@ class Pattern:
         self.wild = False  # it has a wildcard segment or a parameter
         if self.exact:
             return
+        if at == len(self.text) - 1 and self.text.endswith(b"*"):
+            self.wild = self._is_whole(at)  # the ordinary prefix: there is nothing else in it
+            return
         segments = self.text.split(SLASH)
         marks = b"*:" if has_parameters else b"*"
         # A wildcard inside a segment, when there is no other, makes a plain prefix; what is behind it is ignored.

@@ -133,7 +133,7 @@ class UpstreamBuilder:
             and config.type == "roundrobin"
             and config.checks is None
             and config.nodes is not None
-            and all(is_address(node.host.removeprefix("[").removesuffix("]")) for node in config.nodes)
+            and all(is_address(node.host.strip("[]")) for node in config.nodes)
         )
 
     def prepare(self) -> None:
