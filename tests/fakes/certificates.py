@@ -28,6 +28,16 @@ class Certificates:
     def _server(self) -> trustme.LeafCert:
         return self._authority.issue_cert("a.com", "b.com", "localhost", "127.0.0.1")
 
+    def write_server(self, path: Path) -> Path:
+        """Write the server's certificate and key to one file."""
+        self._server.private_key_and_cert_chain_pem.write_to_path(path)
+        return path
+
+    def write_client(self, path: Path, name: str) -> Path:
+        """Write certificate and key of a client to one file."""
+        path.write_text("".join(self.client(name)))
+        return path
+
     def server(self, demands_certificate: bool = False) -> ssl.SSLContext:
         """Make the context of a server that notes which name it was asked for: see ``asked_name``."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import random
 import shutil
@@ -17,6 +18,7 @@ import uvloop
 from config_sync.cache import Change, ConfigStore, Event
 from config_sync.etcd.sync import EtcdProvider
 from config_sync.settings import EtcdSettings, TlsSettings
+from tests.fakes.certificates import Certificates
 from tests.fakes.etcd import until
 from tests.fakes.processes import Etcd, free_port, wait_until
 from tests.fakes.wire import Wire
@@ -321,15 +323,15 @@ def test_user_and_password_also_when_they_come_to_be_needed_later(etcd: Etcd) ->
     run(script)
 
 
-@pytest.fixture
-def tls_etcd(tmp_path: Path) -> Iterator[str]:
-    """An etcd with a certificate it has signed itself; gives its URL."""
+@contextlib.contextmanager
+def etcd_over_tls(directory: Path, *arguments: str) -> Iterator[str]:
+    """Run an etcd that takes TLS; gives its URL."""
     url, peer = f"https://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
     process = subprocess.Popen(
         [
             str(Path(sys.executable).parent / "etcd"),
-            *("--data-dir", str(tmp_path / "tls-etcd"), "--log-level", "error", "--unsafe-no-fsync"),
-            *("--heartbeat-interval", "10", "--election-timeout", "100", "--auto-tls"),
+            *("--data-dir", str(directory / "tls-etcd"), "--log-level", "error", "--unsafe-no-fsync"),
+            *("--heartbeat-interval", "10", "--election-timeout", "100", *arguments),
             *("--listen-client-urls", url, "--advertise-client-urls", url),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--initial-cluster", f"default={peer}"),
@@ -337,10 +339,19 @@ def tls_etcd(tmp_path: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until((tmp_path / "tls-etcd/fixtures/client/cert.pem").exists, "its certificate")
-    yield url
-    process.kill()
-    process.wait()
+    try:
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def tls_etcd(tmp_path: Path) -> Iterator[str]:
+    """An etcd with a certificate it has signed itself; gives its URL."""
+    with etcd_over_tls(tmp_path, "--auto-tls") as url:
+        wait_until((tmp_path / "tls-etcd/fixtures/client/cert.pem").exists, "its certificate")
+        yield url
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -361,3 +372,22 @@ def test_a_certificate_that_is_not_trusted(tls_etcd: str) -> None:
             assert follower.synced == []
 
     run(script)
+
+
+def test_mutual_tls(tmp_path: Path) -> None:
+    certificates = Certificates()
+    ca = str(certificates.write_authority(tmp_path / "ca.pem"))
+    server = str(certificates.write_server(tmp_path / "server.pem"))
+    client = str(certificates.write_client(tmp_path / "client.pem", "gateway"))
+    demands = ("--cert-file", server, "--key-file", server, "--client-cert-auth", "--trusted-ca-file", ca)
+
+    async def script(url: str) -> None:
+        async with Follower(url, resync_delay=0.05, tls=TlsSettings(ca=ca, cert=client, key=client)) as follower:
+            await follower.watching()
+            assert follower.synced == [1]
+        async with Follower(url, resync_delay=0.05, tls=TlsSettings(ca=ca)) as stranger:
+            await until(lambda: stranger.provider.state().last_error != "", "a refusal")
+            assert stranger.synced == []
+
+    with etcd_over_tls(tmp_path, *demands) as url:
+        run(lambda: script(url))
