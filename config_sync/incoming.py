@@ -80,14 +80,15 @@ class Incoming:
         if before is not None and before.is_of(entry) and kept in (None, before.good):
             return False
         self.differences += 1
-        self._changed = max(self._changed, entry.mod_revision)
+        if entry.mod_revision > self._changed:
+            self._changed = entry.mod_revision
         last_good = before.good if before is not None else None
         decoded = self._store.decode(directory, id_, entry, last_good)
         if decoded.fault is not None:
             fault = decoded.fault
             self._faults[entry.key] = Rejected(entry.key, fault.path, fault.reason, entry.mod_revision)
             decoded = self._with_good(directory, id_, entry, kept, decoded)
-        else:
+        elif self._store.rejected:
             self._healed.append(entry.key)
         item, value = decoded.item, decoded.value
         self._items[directory][id_] = item
