@@ -182,10 +182,10 @@ class Http1Server(asyncio.Protocol):
         """Finish the exchange under way for a client that has only closed its sending side."""
         if self._state is State.EXCHANGE and self._exchange is not None:
             body = self._exchange.body
-            if body is None or body.complete:
-                self._half_closed = True
-                return True
-        return False
+            self._half_closed = body is None or body.complete
+        elif self._state is State.HEAD:
+            self._half_closed = b"\r\n\r\n" in self._pending  # a whole request waits for its turn
+        return self._half_closed
 
     def close(self) -> None:
         """Close once what was written has been sent; the janitor aborts when it is not taken."""
@@ -271,6 +271,7 @@ class Http1Server(asyncio.Protocol):
             self.close()
             return
         if not data:
+            self._state = State.IDLE
             return
         if self._state is State.IDLE:
             self._state = State.HEAD
@@ -457,22 +458,28 @@ class Http1Server(asyncio.Protocol):
             return
         unread = exchange.request is None or (body is not None and not body.complete)
         if self.keep_alive and not unread:
-            self._state = State.IDLE
+            self._state = State.HEAD if self._pending else State.IDLE
             self._since = self._context.now
-            if self._read_paused:
-                self.resume_reading()
-            if self._pending:
-                # From the loop, not from here: a thousand requests in one packet must not nest.
-                self._context.loop.call_soon(self._next)
-            elif self._half_closed:
+            if self._write_paused:
+                self.pause_reading()  # who does not take the answers gets no more of them
+            elif self._pending or self._read_paused:
+                self._go_on()
+            if self._half_closed and not self._pending:
                 self.close()
         elif unread:
             self._linger()
         else:
             self.close()
 
+    def _go_on(self) -> None:
+        """Turn to what the client has sent ahead, and to what it still will."""
+        self.resume_reading()
+        if self._pending:
+            # From the loop, not from here: a thousand requests in one packet must not nest.
+            self._context.loop.call_soon(self._next)
+
     def _next(self) -> None:
-        if self._state is State.IDLE and self._pending:
+        if self._state is State.HEAD and self._pending and not self._write_paused:
             self._head_received(self._pending)
 
     # flow control
@@ -500,7 +507,9 @@ class Http1Server(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read from the peer again."""
         self._write_paused = False
-        if self._exchange is not None and self._exchange.connection is not None:
+        if self._state <= State.HEAD:
+            self._go_on()
+        elif self._exchange is not None and self._exchange.connection is not None:
             self._exchange.connection.resume_reading()
 
     # waiting too long
