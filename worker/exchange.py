@@ -90,7 +90,7 @@ class Exchange:
         """Note a try that failed."""
         self.attempts = [*(self.attempts or ()), status]
 
-    def fail(self, error: "ProxyError") -> None:
+    def fail(self, error: Exception) -> None:
         """Raise an error where the exchange waits; without effect once it has ended."""
         if self.waiting is not None:
             self.waiting = None

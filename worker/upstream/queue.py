@@ -50,6 +50,7 @@ class Queue:
         Raises:
             QueueFull: as many wait as may.
             QueueTimeout: no peer had room in time.
+            BodyNeeded: and whatever else the balancer raises when it is asked.
         """
         if len(self.waiting) >= self.size:
             raise QueueFull(f"upstream {self.upstream}: every node is at max_conns, and {self.size} requests wait")
@@ -80,7 +81,12 @@ class Queue:
         self._handle = None
         while self.waiting:
             waiter = next(iter(self.waiting))
-            peer = self.choose(waiter.exchange)
+            try:
+                peer = self.choose(waiter.exchange)
+            except Exception as error:  # what is hashed on may be in the body, for example
+                del self.waiting[waiter]
+                waiter.exchange.fail(error)
+                continue
             if peer is None:
                 return
             del self.waiting[waiter]

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from tests.worker.upstream.balancers.values import exchange, peer
-from worker.errors import ClientClosed, ProxyError, QueueFull, QueueTimeout
+from worker.errors import BodyNeeded, ClientClosed, ProxyError, QueueFull, QueueTimeout
 from worker.exchange import Exchange, suspend
 from worker.http.http1_server import Http1Server
 from worker.upstream.balancers.roundrobin import RoundRobin
@@ -25,7 +25,7 @@ class Client:
         self._queue = queue
         self.exchange = Exchange(cast("Http1Server", self), 0.0)
         self.peer: Peer | None = None
-        self.error: ProxyError | None = None
+        self.error: Exception | None = None
         self.coroutine: Coroutine[None, Any, None] = self._run()
         self._advance()
 
@@ -36,7 +36,7 @@ class Client:
     async def _run(self) -> None:
         try:
             self.peer = self._balancer.next(self.exchange) or await self._queue.wait(self.exchange)
-        except ProxyError as error:
+        except (ProxyError, BodyNeeded) as error:
             self.error = error
         await suspend()
 
@@ -166,5 +166,27 @@ def test_a_retry_does_not_wait_and_gives_its_place_back() -> None:
         assert first is not None
         assert bench.balancer.next(mine, (first,)) is None
         assert [each.load.active for each in bench.peers] == [0, 1]
+
+    asyncio.run(scenario())
+
+
+def test_one_for_whom_nothing_can_be_chosen_does_not_hold_up_the_others(benches: list[Bench]) -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        benches.append(bench)
+        first, second, third = [bench.come() for _ in range(3)]
+        error = BodyNeeded(100)
+
+        def choose(exchange: Exchange) -> Peer | None:
+            if exchange is second.exchange:
+                raise error
+            return bench.balancer.take(exchange)
+
+        bench.queue.choose = choose
+        first.leave()
+        await asyncio.sleep(0)
+        assert second.error is error
+        assert third.peer is bench.peers[0]
+        assert not bench.queue.waiting
 
     asyncio.run(scenario())
