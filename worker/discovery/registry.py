@@ -51,16 +51,17 @@ class Service:
             self.nodes = ordered
             for listener in list(self.listeners):
                 listener()
-        self._settled()
+        self.settled()
 
     def fail(self, reason: str) -> None:
         """Note why nothing could be learnt; nodes that were known stay. Called by the discovery, at every failure."""
         if reason != self.problem:
             log.warning("%r: %s%s", self, reason, "; its last nodes stay" if self.nodes else "")
         self.problem = reason
-        self._settled()
+        self.settled()
 
-    def _settled(self) -> None:
+    def settled(self) -> None:
+        """Let the requests that wait go on with what is known by now, be it nothing."""
         self.is_pending = False
         waiting, self.waiting = self.waiting, []
         for exchange in waiting:
@@ -136,6 +137,9 @@ class DiscoveryRegistry:
         _, stop, timer = self._services.pop(key)
         timer.cancel()
         stop()
+        if service.waiting:
+            # Nobody would say anything to them any more; what has taken the upstream's place is in place by then.
+            self._loop.call_soon(service.settled)
 
     def close(self) -> None:
         """Watch nothing any more."""

@@ -12,7 +12,7 @@ from config_sync.cache import Change, ConfigStore, Entry
 from config_sync.schema import Node
 from tests.fakes.certificates import Certificates
 from tests.fakes.upstreams import upstream_builder
-from worker.discovery.nodes import first_nodes
+from worker.discovery.nodes import DiscoveredNodes, first_nodes
 from worker.discovery.registry import Service
 from worker.exchange import Exchange, suspend
 from worker.routing.router import Router
@@ -51,6 +51,12 @@ class World:
         self.store = ConfigStore()
         self.switcher = Switcher(self.store, Router(), self.builder)
         self._revision = 0
+        self._loop = loop
+
+    def run_a_round(self) -> None:
+        """Let the event loop do what was put off."""
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()
 
     def put(self, *values: tuple[str, object]) -> None:
         """Apply values as one revision."""
@@ -172,39 +178,64 @@ def test_what_cannot_be_watched(world: World) -> None:
     assert "discovery_type nacos is not enabled" in world.upstream("2").reason_unusable()
 
 
-def test_requests_wait_until_something_is_known(world: World) -> None:
-    class Downstream:
-        coroutine: Any
+class Waiting:
+    """Requests that want the first nodes of upstream 1, as ``serve`` does; each later waits for something else."""
 
-    ended = []
+    def __init__(self, world: World) -> None:
+        self.ended: list[Exchange] = []
+        self._world = world
+        self._coroutines: list[Any] = []
 
-    def begin() -> None:
+    def begin(self) -> None:
+        """Let one more come."""
+
+        class Downstream:
+            coroutine: Any
+
         downstream = Downstream()
         exchange = Exchange(downstream, 0.0)  # type: ignore[arg-type]
-
-        async def wait() -> None:
-            discovered = world.upstream().discovered
-            assert discovered is not None
-            await first_nodes(exchange, discovered)
-            ended.append(exchange)
-            exchange.waiting = object()  # the next thing it waits for
-            await suspend()
-
-        downstream.coroutine = wait()
-        waiting.append(downstream.coroutine)
+        discovered = self._world.upstream().discovered
+        assert discovered is not None
+        downstream.coroutine = self._wait(exchange, discovered)
+        self._coroutines.append(downstream.coroutine)
         downstream.coroutine.send(None)
 
-    waiting: list[Any] = []
+    async def _wait(self, exchange: Exchange, discovered: DiscoveredNodes) -> None:
+        await first_nodes(exchange, discovered)
+        self.ended.append(exchange)
+        exchange.waiting = object()
+        await suspend()
+
+    def close(self) -> None:
+        for coroutine in self._coroutines:
+            coroutine.close()
+
+
+@pytest.fixture
+def requests(world: World) -> Iterator[Waiting]:
+    made = Waiting(world)
+    yield made
+    made.close()
+
+
+def test_requests_wait_until_something_is_known(world: World, requests: Waiting) -> None:
     world.put(("upstreams/1", in_book()))
-    begin()
-    begin()
-    assert ended == []
+    requests.begin()
+    requests.begin()
+    assert requests.ended == []
     world.book.services["shop"].publish([Node("10.0.0.1", 1)])
-    assert len(ended) == 2
-    begin()
-    assert len(ended) == 3
-    for coroutine in waiting:
-        coroutine.close()
+    assert len(requests.ended) == 2
+    requests.begin()
+    assert len(requests.ended) == 3
+
+
+def test_requests_do_not_wait_for_a_service_that_is_watched_no_more(world: World, requests: Waiting) -> None:
+    world.put(("upstreams/1", in_book()))
+    requests.begin()
+    world.put(("upstreams/1", {"nodes": {"a": 1}}))
+    assert world.book.services == {}
+    world.run_a_round()
+    assert len(requests.ended) == 1
 
 
 def test_certificates_of_a_snapshot_are_used_by_its_upstreams(world: World) -> None:
