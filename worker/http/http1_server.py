@@ -454,6 +454,7 @@ class Http1Server(asyncio.Protocol):
         body = exchange.body
         if body is not None:
             body.close()
+            exchange.body = None  # they know each other, and the collector comes by rarely
         if self._state is not State.EXCHANGE:
             return
         unread = exchange.request is None or (body is not None and not body.complete)

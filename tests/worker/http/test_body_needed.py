@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from worker.context import WorkerContext
 from worker.errors import BodyNeeded
 from worker.exchange import Exchange
 from worker.http.http1_server import Http1Server
+from worker.http.relay import RequestBody
 from worker.routing.pattern import Pattern
 from worker.routing.route import Route
 from worker.upstream.balancers.single import Single
@@ -94,6 +96,22 @@ def test_bodies_of_known_length(tmp_path: Path, size: int) -> None:
             assert (await post(port, head(f"Content-Length: {size}"), *pieces)).endswith(b"ok")
             assert seen == [body if size <= LIMIT else b""]
             assert got == [body]
+
+    asyncio.run(scenario())
+
+
+def test_a_request_with_a_body_leaves_nothing_for_the_collector(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with gateway(tmp_path) as (port, _, got):
+            gc.collect()
+            gc.disable()
+            try:
+                assert (await post(port, head("Content-Length: 5"), b"hello")).endswith(b"ok")
+                assert got == [b"hello"]
+                await asyncio.sleep(0)
+                assert [left for left in gc.get_objects() if isinstance(left, RequestBody)] == []
+            finally:
+                gc.enable()
 
     asyncio.run(scenario())
 
