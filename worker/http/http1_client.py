@@ -339,7 +339,7 @@ class Http1Client(asyncio.Protocol):
         exchange.status = 101
         downstream.transport.write(wire)
         tunnel = Tunnel(self._context, exchange, self, downstream)
-        tunnel.open(downstream.hand_over(), rest)
+        tunnel.open(*downstream.hand_over(), rest)
 
     def _read_head(self, exchange: Exchange, request: Request, head: bytes) -> tuple[Response, bytes] | None:
         """Parse a head; None for an interim response, which is not passed on."""

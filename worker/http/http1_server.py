@@ -438,13 +438,17 @@ class Http1Server(asyncio.Protocol):
                 self.until_close = True
         self.transport.write(wire)
 
-    def hand_over(self) -> bytes:
-        """Leave the transport to another protocol; returns what the client has sent behind its request."""
+    def hand_over(self) -> tuple[bytes, bool]:
+        """Leave the transport to another protocol.
+
+        Returns:
+            What the client has sent behind its request, and whether it sends nothing more.
+        """
         self._state = State.TUNNEL
         self._write_paused = False
         early, self._pending = self._pending, b""
         self.resume_reading()
-        return early
+        return early, self._half_closed
 
     def exchange_ended(self, exchange: Exchange) -> None:
         """Go on to the next request, or close."""

@@ -105,7 +105,7 @@ class Tunnel:
         self._peer = End(self, upstream.transport)
         self._client.other, self._peer.other = self._peer, self._client
 
-    def open(self, from_client: bytes, from_peer: bytes) -> None:
+    def open(self, from_client: bytes, client_has_ended: bool, from_peer: bytes) -> None:
         """Take over; the bytes are what each side has sent behind its head."""
         self._context.tunnels.add(self)
         self._exchange.waiting = self
@@ -113,6 +113,8 @@ class Tunnel:
             end.transport.set_protocol(end)
             if early:
                 end.data_received(early)
+        if client_has_ended:
+            self._client.eof_received()
 
     def data_passed(self) -> None:
         """Note that the tunnel is in use."""

@@ -334,3 +334,25 @@ def test_tunnels_outlive_a_reload_until_the_time_is_up(tmp_path: Path, store: Et
 def sent(sock: socket.socket) -> bool:
     sock.sendall(b"still here")
     return received(sock, 10) == b"still here"
+
+
+def test_a_client_that_has_said_all_before_the_101(site: Sites) -> None:
+    closing, ended = threading.Event(), threading.Event()
+
+    def script(talk: Talk) -> None:
+        talk.head()
+        assert closing.wait(20)
+        talk.send(SWITCHING)
+        assert not talk.some()
+        ended.set()
+        talk.send(b"good bye")
+
+    with ScriptedUpstream(script) as upstream:
+        asked = site({upstream.node: 1}, ENABLED)
+        with asked.connect() as sock:
+            sock.sendall(asked.head(fields=UPGRADE))
+            sock.shutdown(socket.SHUT_WR)
+            closing.set()
+            assert ended.wait(5)
+            assert rest(sock) == head_of_101() + b"good bye"
+        wait_until(lambda: upstream.connections() == 0, "no connection is left")
