@@ -423,6 +423,7 @@ class Http1Server(asyncio.Protocol):
 
     def send_continue(self) -> None:
         """Tell a client that waits for it to send its body (RFC 9110 section 10.1.1)."""
+        self._since = self._context.now
         self.transport.write(CONTINUE)
 
     def start_response(self, exchange: Exchange, response: Response, wire: bytes) -> None:
@@ -542,7 +543,7 @@ class Http1Server(asyncio.Protocol):
                 self.transport.abort()
         elif self._exchange is not None and waited > settings.client_body_timeout and not self._read_paused:
             body = self._exchange.body
-            if body is not None and not body.complete:
+            if body is not None and not body.complete and not body.is_withheld:
                 self._exchange.fail(RequestTimeout("request body not complete in time"))
 
     def _check_progress(self, now: float, send_timeout: float) -> None:

@@ -9,55 +9,9 @@ import pytest
 
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
+from tests.fakes.client_transport import ClientTransport
 from worker.context import WorkerContext
 from worker.http.http1_server import Http1Server
-
-CLIENT, GATEWAY = ("127.0.0.1", 40000), ("127.0.0.1", 9080)
-
-
-class Wire:
-    """The transport of a client, as far as a connection uses it; nobody takes what is written when ``full``."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.full = False
-        self.reads = True
-        self.closed = False
-        self.connection: Http1Server
-
-    def get_extra_info(self, name: str) -> object:
-        return CLIENT if name == "peername" else GATEWAY
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return len(self.written) if self.full else 0
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-        if self.full:
-            self.connection.pause_writing()
-
-    def drained(self) -> None:
-        self.full = False
-        self.connection.resume_writing()
-
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    def resume_reading(self) -> None:
-        self.reads = True
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
-
-    @property
-    def answers(self) -> int:
-        return self.written.count(b"HTTP/1.1 404 ")
 
 
 def ask(count: int = 1) -> bytes:
@@ -71,10 +25,10 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture
-def wire(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[Wire]:
+def wire(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[ClientTransport]:
     """Connect a client to a gateway that has no route, so that every request is answered at once."""
     context = WorkerContext(Settings(runtime_dir=str(tmp_path), access_log=False), loop, ConfigStore())
-    wire = Wire()
+    wire = ClientTransport()
     wire.connection = Http1Server(context)
     wire.connection.connection_made(cast("asyncio.Transport", wire))
     yield wire
@@ -92,7 +46,9 @@ def settle(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(rounds())
 
 
-def test_bytes_that_come_before_the_next_request_had_its_turn(wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+def test_bytes_that_come_before_the_next_request_had_its_turn(
+    wire: ClientTransport, loop: asyncio.AbstractEventLoop
+) -> None:
     wire.connection.data_received(ask(2))
     assert wire.answers == 1
     wire.connection.data_received(ask(1)[:9])
@@ -101,7 +57,9 @@ def test_bytes_that_come_before_the_next_request_had_its_turn(wire: Wire, loop: 
     assert wire.answers == 3
 
 
-def test_an_end_that_comes_before_the_next_request_had_its_turn(wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+def test_an_end_that_comes_before_the_next_request_had_its_turn(
+    wire: ClientTransport, loop: asyncio.AbstractEventLoop
+) -> None:
     wire.connection.data_received(ask(2))
     assert wire.connection.eof_received()
     settle(loop)
@@ -109,12 +67,12 @@ def test_an_end_that_comes_before_the_next_request_had_its_turn(wire: Wire, loop
     assert wire.closed
 
 
-def test_an_end_within_a_head(wire: Wire) -> None:
+def test_an_end_within_a_head(wire: ClientTransport) -> None:
     wire.connection.data_received(ask()[:9])
     assert not wire.connection.eof_received()
 
 
-def test_an_empty_line_between_requests_begins_none(wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+def test_an_empty_line_between_requests_begins_none(wire: ClientTransport, loop: asyncio.AbstractEventLoop) -> None:
     wire.connection.data_received(ask() + b"\r\n")
     settle(loop)
     assert "IDLE" in repr(wire.connection)
@@ -122,7 +80,7 @@ def test_an_empty_line_between_requests_begins_none(wire: Wire, loop: asyncio.Ab
     assert wire.answers == 2
 
 
-def test_who_takes_no_answers_gets_no_more_of_them(wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+def test_who_takes_no_answers_gets_no_more_of_them(wire: ClientTransport, loop: asyncio.AbstractEventLoop) -> None:
     wire.full = True
     wire.connection.data_received(ask(3))
     settle(loop)
@@ -134,7 +92,7 @@ def test_who_takes_no_answers_gets_no_more_of_them(wire: Wire, loop: asyncio.Abs
     assert wire.reads
 
 
-def test_who_takes_no_answer_and_has_sent_nothing_ahead(wire: Wire, loop: asyncio.AbstractEventLoop) -> None:
+def test_who_takes_no_answer_and_has_sent_nothing_ahead(wire: ClientTransport, loop: asyncio.AbstractEventLoop) -> None:
     wire.full = True
     wire.connection.data_received(ask())
     assert not wire.reads
