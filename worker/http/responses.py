@@ -46,6 +46,7 @@ def read_response(head: bytes, status: int, version_11: bool, request: Request, 
         keep_alive = keep_alive and not length and not fields.chunked  # bytes may follow that nobody asked for
     elif fields.chunked:
         framing = Framing.CHUNKED
+        keep_alive = keep_alive and version_11  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
     elif length is not None:
         framing = Framing.LENGTH
     else:

@@ -329,3 +329,11 @@ def test_silence_within_the_answer_cuts_it(site: Sites) -> None:
         _, received = stall(site, refusing_to_close(answer))
         assert received.startswith(b"HTTP/1.1 200 OK\r\n")
         assert not is_whole(received)
+
+
+def test_a_chunked_answer_of_http_10_ends_its_connection(site: Sites) -> None:
+    answer = CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n", 1)
+    with ScriptedUpstream(refusing_to_close(answer, OK)) as upstream:
+        asked = site({upstream.node: 1})
+        assert is_whole(asked.whole())
+        wait_until(lambda: upstream.connections() == 0, "no connection is left")
