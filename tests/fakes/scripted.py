@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -107,9 +108,12 @@ def refusing_to_close(*answers: bytes) -> Script:
 class ScriptedUpstream:
     """Plays ``script`` on each connection from ``with`` to its end."""
 
-    def __init__(self, script: Script = lambda talk: None, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, script: Script = lambda talk: None, receive_buffer: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Listen; with a small ``receive_buffer`` little is on its way to a script that does not read."""
         self.script = script
+        self._tls = tls
         self.accepted = 0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         if receive_buffer:
@@ -148,7 +152,13 @@ class ScriptedUpstream:
 
     def _play(self, sock: socket.socket, script: Script) -> None:
         with sock, contextlib.suppress(OSError):
-            script(Talk(sock))
+            if self._tls is None:
+                script(Talk(sock))
+            else:
+                with self._tls.wrap_socket(sock, server_side=True, suppress_ragged_eofs=True) as wrapped:
+                    self._open.add(wrapped)
+                    script(Talk(wrapped))
+                self._open.discard(wrapped)
         self._open.discard(sock)
 
     def connections(self) -> int:

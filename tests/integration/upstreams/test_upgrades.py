@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.certificates import Certificates
 from tests.fakes.processes import Etcd, Gateway, read_response, wait_until
 from tests.fakes.scripted import OK, ScriptedUpstream, Talk, refusing_to_close, reset
 from tests.integration.upstreams.conftest import Site, Sites, resident, rest
@@ -274,8 +275,9 @@ def test_the_access_log_tells_of_the_tunnel_at_its_end(site: Sites, gateway: Gat
         assert (entry["status"], entry["body_bytes_sent"]) == (101, 5)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("slow", ["upstream", "client"])
-def test_a_slow_side_holds_back_the_other(site: Sites, gateway: Gateway, slow: str) -> None:
+def test_a_slow_side_holds_back_the_other(site: Sites, gateway: Gateway, slow: str, scheme: str) -> None:
     (pid,) = gateway.workers()
     size = 48 * MIB
     may_read = threading.Event()
@@ -291,9 +293,10 @@ def test_a_slow_side_holds_back_the_other(site: Sites, gateway: Gateway, slow: s
             for _ in range(size // MIB):
                 talk.send(b"x" * MIB)
 
-    with ScriptedUpstream(script) as upstream:
+    with ScriptedUpstream(script, tls=Certificates().server() if scheme == "https" else None) as upstream:
+        asked = site({upstream.node: 1}, ENABLED, scheme=scheme)
         before = resident(pid)
-        with upgraded(site({upstream.node: 1}, ENABLED)) as sock:
+        with upgraded(asked) as sock:
             if slow == "upstream":
                 sender = threading.Thread(target=sock.sendall, args=(b"x" * size,))
                 sender.start()
@@ -355,4 +358,36 @@ def test_a_client_that_has_said_all_before_the_101(site: Sites) -> None:
             closing.set()
             assert ended.wait(5)
             assert rest(sock) == head_of_101() + b"good bye"
+        wait_until(lambda: upstream.connections() == 0, "no connection is left")
+
+
+def test_both_ways_over_tls(site: Sites) -> None:
+    heads: list[bytes] = []
+
+    def script(talk: Talk) -> None:
+        heads.append(talk.head())
+        talk.send(SWITCHING + b"early")
+        while data := talk.some():
+            talk.send(data)
+
+    with ScriptedUpstream(script, tls=Certificates().server()) as upstream:
+        with upgraded(site({upstream.node: 1}, ENABLED, scheme="https"), b"ahead", b"earlyahead") as sock:
+            assert b"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n" in heads[0]
+            text = b"\x00\xff" * 50_000
+            for _ in range(5):
+                sock.sendall(text)
+                assert received(sock, len(text)) == text
+        wait_until(lambda: upstream.connections() == 0, "no connection is left")
+
+
+@pytest.mark.parametrize("size", [8, 5 * MIB])
+def test_a_tls_upstream_ends_the_tunnel_and_all_it_said_arrives(site: Sites, size: int) -> None:
+    def script(talk: Talk) -> None:
+        talk.head()
+        talk.send(SWITCHING)
+        talk.send(b"x" * size)
+
+    with ScriptedUpstream(script, tls=Certificates().server()) as upstream:
+        with upgraded(site({upstream.node: 1}, ENABLED, scheme="https")) as sock:
+            assert len(rest(sock)) == size
         wait_until(lambda: upstream.connections() == 0, "no connection is left")
