@@ -234,7 +234,7 @@ class ChunkedError(Exception):
 class ChunkedDecoder:
     """Takes a chunked body apart, strictly: no bare LF, no sign, prefix or space around a size."""
 
-    __slots__ = ("_line", "_remaining", "_state", "finished", "trailers")
+    __slots__ = ("_line", "_remaining", "_state", "_trailer_bytes", "finished", "trailers")
 
     _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 
@@ -243,6 +243,7 @@ class ChunkedDecoder:
         self._state = self._SIZE
         self._line = b""  # a line cut by the end of a read
         self._remaining = 0
+        self._trailer_bytes = 0  # with those that are dropped
         self.trailers = b""  # whole lines that may be passed on, each with its CRLF
         self.finished = False
 
@@ -306,7 +307,8 @@ class ChunkedDecoder:
         found = _FIELD_LINE.fullmatch(line)
         if found is None:
             raise ChunkedError("invalid trailer field")
-        if len(self.trailers) + len(line) > MAX_TRAILER_BYTES:
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > MAX_TRAILER_BYTES:
             raise ChunkedError("trailers too large")
         if found[1].lower() not in _NOT_IN_TRAILERS:
             self.trailers += line + b"\r\n"

@@ -172,6 +172,8 @@ def test_extensions_are_read_over_and_framing_trailers_dropped() -> None:
         b"0\r\nbad name: 1\r\n\r\n",
         b"0\r\nX: 1\n\r\n",
         b"0\r\n folded\r\n\r\n",
+        b"0\r\n" + b"X-T: 1\r\n" * 3_000,
+        b"0\r\n" + b"Host: a\r\n" * 3_000,
     ],
 )
 @pytest.mark.parametrize("step", [1, 1000])
