@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.dns import DnsServer
-from tests.fakes.processes import Etcd, Gateway, request, wait_until
+from tests.fakes.processes import Etcd, Gateway, free_port, request, wait_until
 from tests.fakes.upstream import Upstream
 
 Put = Callable[[str, object], None]
@@ -120,6 +120,16 @@ def test_names_that_do_not_resolve(gateway: Gateway, put: Put, dns: DnsServer, p
     dns.put("missing.test", "A", "127.0.0.1")
     put("routes/1", route({"nodes": {f"missing.test:{port}": 1}}))
     wait_until(lambda: gateway.get("/") == (200, b"first"), "it exists by now")
+
+
+def test_a_node_that_was_tried_counts_for_more_than_one_without_address(
+    gateway: Gateway, put: Put, dns: DnsServer
+) -> None:
+    refusing = {"host": "127.0.0.1", "port": free_port(), "weight": 1}
+    unknown = {"host": "unknown.test", "port": 80, "weight": 1}
+    for first, second in ((refusing, unknown), (unknown, refusing)):
+        put("routes/1", route({"nodes": [{**first, "priority": 1}, second]}))
+        assert gateway.get("/")[0] == 502
 
 
 def test_silent_servers_cost_the_time_of_the_resolver(gateway: Gateway, put: Put, dns: DnsServer) -> None:

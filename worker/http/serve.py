@@ -201,6 +201,8 @@ def next_peer(
         raise error
     if not is_unresolved:
         exchange.failed_with(error.status)
+    elif exchange.attempts:
+        error.status = exchange.attempts[-1]  # to leave out a node changes nothing of how the others failed
     tried = (*tried, failed)
     if is_over or len(exchange.attempts or ()) > upstream.retries:
         raise error
