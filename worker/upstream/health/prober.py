@@ -57,6 +57,7 @@ class Prober:
         self._contexts = TlsContexts()
         self._schedule = Schedule()
         self._slots = self._table.occupied()
+        self._table.forget_journal()
         self._resources: dict[str, set[int]] = {}  # keys of the targets that each has now
         self._orphans = dict.fromkeys(self._slots, loop.time() + KEEP_ORPHANS)  # until, by key
         self._adopting = set(registry.resources())  # known from the beginning
@@ -79,6 +80,8 @@ class Prober:
 
     def tick(self, now: float) -> None:
         """Do what is due; ten times a second."""
+        if not self._lease.is_mine:
+            return  # somebody has taken it since it was renewed: we were stopped meanwhile
         self._take_changes(now)
         self._take_reports()
         for due in self._schedule.due(now):

@@ -53,7 +53,8 @@ class HealthTable:
         None when that is not known any more.
         """
         sequence = self.words[SEQUENCE]
-        if sequence - position > JOURNAL:
+        # Below the position: a prober that was stopped half-way through a note has put the sequence back.
+        if not 0 <= sequence - position <= JOURNAL:
             return None
         slots = []
         for at in range(position, min(sequence, position + limit)):
@@ -117,6 +118,10 @@ class HealthTable:
         self.words[at] = status.pack() | before >> _STATUS_BITS << _STATUS_BITS
         if before & 3 != status.state:
             self._note(slot)
+
+    def forget_journal(self) -> None:
+        """Let everybody look at everything: one who wrote before us may have died before it told of a change."""
+        self.words[SEQUENCE] += JOURNAL + 1
 
     def occupied(self) -> dict[int, int]:
         """Return every target's slot by its key; about a millisecond."""

@@ -11,11 +11,11 @@ from tests.worker.upstream.health.test_lease import Free
 from tests.worker.upstream.health.test_probe import serving
 from tests.worker.upstream.health.test_registry import use
 from worker.upstream.health.lease import Lease
-from worker.upstream.health.machine import Report, State
+from worker.upstream.health.machine import Report, State, Status
 from worker.upstream.health.prober import KEEP_ORPHANS, Prober
 from worker.upstream.health.registry import CheckRegistry
 from worker.upstream.health.reports import Run
-from worker.upstream.health.table import NOWHERE, HealthTable
+from worker.upstream.health.table import NOWHERE, SEQUENCE, HealthTable
 
 ONE = {"interval": 1, "tcp_failures": 1, "http_failures": 1, "timeouts": 1}
 
@@ -132,6 +132,38 @@ def test_who_takes_over_keeps_the_states_and_forgets_what_nobody_has() -> None:
         second.tick(KEEP_ORPHANS + 1)
         assert second.table.occupied() == {key: second.slot("a") for key in second.registry.targets}
         assert second.table.state_at(second.slot("a")) is State.UNHEALTHY
+
+    run(script)
+
+
+def test_who_takes_over_tells_of_what_the_former_one_died_before_telling() -> None:
+    async def script() -> None:
+        setting = Setting()
+        _, told = use(setting.registry, "a")
+        setting.begin()
+        sequence = setting.table.sequence
+        setting.table.write(setting.slot("a"), Status(State.UNHEALTHY))
+        setting.table.words[SEQUENCE] = sequence
+        setting.lease.give_up()
+        setting.begin()
+        assert told.unhealthy[-1] == ["a"]
+
+    run(script)
+
+
+def test_a_prober_that_has_lost_the_lease_neither_takes_targets_nor_lets_them_go() -> None:
+    async def script() -> None:
+        setting = Setting()
+        upstream, _ = use(setting.registry, "a")
+        setting.begin()
+        assert Lease(setting.table, 1, Free()).keep(time.monotonic_ns() + 2 * 10**9)
+        assert upstream.checker is not None
+        setting.registry.leave(upstream.checker)
+        use(setting.registry, "b")
+        occupied = setting.table.occupied()
+        setting.tick()
+        setting.tick(KEEP_ORPHANS + 1)
+        assert setting.table.occupied() == occupied
 
     run(script)
 

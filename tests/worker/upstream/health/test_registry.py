@@ -1,6 +1,7 @@
 """A worker's view of the table, what it tells balancers, and what it hands over."""
 
 from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from worker.upstream.health.machine import Report, State, Status
 from worker.upstream.health.passive import MAX_RUNS
 from worker.upstream.health.registry import CheckRegistry
 from worker.upstream.health.reports import CAPACITY, Run
-from worker.upstream.health.table import JOURNAL, NOWHERE, HealthTable
+from worker.upstream.health.table import JOURNAL, NOWHERE, SEQUENCE, HealthTable
 from worker.upstream.peer import Peer, Upstream
 from worker.upstream.pool import Pool, PoolKey
 
@@ -127,6 +128,20 @@ def test_a_target_whose_slot_is_freed_is_healthy(table: HealthTable, registry: C
     registry.refresh()
     assert told.unhealthy == [[], ["a"], []]
     assert [target.slot for target in registry.targets.values() if target.host == "a"] == [NOWHERE]
+
+
+def test_a_sequence_that_goes_back_makes_everybody_look_at_everything(
+    table: HealthTable, registry: CheckRegistry
+) -> None:
+    _, told = use(registry, "a")
+    slots = insert_all(table, registry)
+    before = table.sequence
+    table.write(slots["a"], Status(State.UNHEALTHY))
+    registry.refresh()
+    table.write(slots["a"], Status(State.HEALTHY))
+    table.words[SEQUENCE] = before  # by a former prober, that was stopped between reading and writing it
+    assert sum(1 for _ in takewhile(lambda _: registry.refresh(), range(10))) < 10, "the loop would never rest"
+    assert told.unhealthy == [[], ["a"], []]
 
 
 def test_who_was_asleep_for_long_looks_at_everything(table: HealthTable, registry: CheckRegistry) -> None:
