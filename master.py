@@ -288,14 +288,37 @@ class Master:
     def _fill(self, at: int) -> None:
         slot = self.slots[at]
         slot.respawn_at = None
-        slot.worker = self._fork(at, self._settings, slot.listeners)
+        try:
+            slot.worker = self._fork(at, self._settings, slot.listeners)
+        except OSError as error:
+            slot.failures += 1
+            delay = respawn_delay(slot.failures)
+            slot.respawn_at = time.monotonic() + delay
+            log.error("a worker for slot %d cannot be forked: %s; trying again in %.1f s", at, error.strerror, delay)
 
     def _fork(self, at: int, settings: Settings, listeners: Listeners) -> Child:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Fork a worker.
+
+        Raises:
+            OSError: there are too many processes, descriptors or workers that drain, or too little memory.
+        """
         entry = self._scoreboard.allocate(at, self.generation, settings.store_identity())
+        try:
+            return self._fork_for(entry, at, settings, listeners)
+        except OSError:
+            self._scoreboard.release(entry)
+            raise
+
+    def _fork_for(self, entry: Entry, at: int, settings: Settings, listeners: Listeners) -> Child:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         alike = [child.entry for child in self._everyone() if child.entry.store == entry.store]
         minimum = max((other.revision for other in alike), default=0)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
             ours.close()
             child = Child(os.getpid(), self.generation, theirs, entry, time.monotonic())
@@ -486,8 +509,11 @@ class Master:
         self.generation += 1
         self.phase = Phase.RELOADING
         self._upcoming = upcoming
-        for at, listeners in enumerate(upcoming.listeners):
-            upcoming.workers.append(self._fork(at, settings, listeners))
+        try:
+            for at, listeners in enumerate(upcoming.listeners):
+                upcoming.workers.append(self._fork(at, settings, listeners))
+        except OSError as error:
+            self._roll_back(f"a worker cannot be forked: {error.strerror}")
 
     def _switch_generation(self, upcoming: Upcoming) -> None:
         """Let the new generation take over: the old one drains."""

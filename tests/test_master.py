@@ -1,10 +1,15 @@
 """What a signal means in each phase, and how long a failing slot waits."""
 
+import errno
+import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
-from master import LONGEST_DELAY, PLAN, Command, Phase, plan, respawn_delay
+from config_sync.settings import Settings
+from master import LONGEST_DELAY, PLAN, Command, Master, Phase, Slot, plan, respawn_delay
 from worker.scoreboard import Scoreboard, WorkerState
 
 
@@ -48,3 +53,34 @@ def test_scoreboard_entries_are_apart_and_used_again() -> None:
     board.release(one)
     again = board.allocate(0, 2)
     assert (again.revision, again.generation) == (0, 2)
+
+
+def test_a_fork_that_fails_is_tried_again_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    master = Master("", Settings(runtime_dir=str(tmp_path)))
+    master.phase = Phase.RUNNING
+    master.slots.append(Slot([]))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        master._fill(0)
+    assert master.slots[0].worker is None
+    assert (master.slots[0].respawn_at or 0) > time.monotonic()
+    assert master._scoreboard.living() == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    master._resize(1)
+    assert (master.phase, master._upcoming, len(master.slots)) == (Phase.RUNNING, None, 1)
+    assert "cannot be forked" in (tmp_path / "reload.json").read_text()
+
+
+def test_a_full_scoreboard_refuses_a_worker() -> None:
+    board = Scoreboard(1)
+    entry = board.allocate(0, 1)
+    with pytest.raises(OSError, match="workers already"):
+        board.allocate(1, 1)
+    board.release(entry)
+    board.allocate(1, 1)

@@ -9,6 +9,7 @@ stopped or killed half-way leaves the record before intact. A reader that was ov
 or, on machines that reorder stores, by the checksum, and reads again.
 """
 
+import errno
 import mmap
 import struct
 import time
@@ -130,7 +131,13 @@ class Scoreboard:
     # the master's part
 
     def allocate(self, slot: int, generation: int, store: int = 0) -> Entry:
-        """Give an entry to a worker that is about to live."""
+        """Give an entry to a worker that is about to live.
+
+        Raises:
+            OSError: all are in use, most of them by workers that drain.
+        """
+        if not self._free:
+            raise OSError(errno.EAGAIN, f"there are {MAX_ENTRIES} workers already, with those that drain")
         entry = Entry(self, self._free.pop())
         for at in range(_ENTRY_WORDS):
             self.words[entry.base + at] = 0
