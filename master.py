@@ -16,11 +16,12 @@ is told to drain; when one of it fails, all of it is ended, and the old one stay
 
 import argparse
 import contextlib
+import grp
 import json
 import logging
 import os
+import pwd
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ QUICK_DEATH = 10.0  # a worker that dies younger is not re-forked at once a seco
 LONGEST_DELAY = 30.0
 KILL_AFTER = 5.0  # a fast stop gives workers this long
 RELOAD_RESULT = "reload.json"
+FIXED = ("runtime_dir", "pid", "user")  # settings: the files of those who run already depend on them
 MAX_WORKERS = 1_024
 EXIT_SETTINGS = 78  # what a worker ends with when its settings are of no use (EX_CONFIG)
 
@@ -188,6 +190,7 @@ class Master:
         self._error_log = open_error_log(settings)
         pid_file = PidFile(settings.path(settings.pid))
         pid_file.write()
+        remove_stale_locks(settings)
         try:
             self._catch_signals()
             addresses = all_addresses(settings, [])
@@ -475,8 +478,8 @@ class Master:
         log.info("reloading %s", self._conf)
         try:
             settings = load_settings(self._conf)
-            if settings.runtime_dir != self._settings.runtime_dir or settings.pid != self._settings.pid:
-                raise SettingsError("runtime_dir and pid cannot be changed by a reload; restart instead")
+            if any(getattr(settings, name) != getattr(self._settings, name) for name in FIXED):
+                raise SettingsError(f"{', '.join(FIXED)} cannot be changed by a reload; restart instead")
             self._bring_up(settings, settings.worker_count())
         except SettingsError as error:
             self._reload_failed(str(error))
@@ -571,7 +574,7 @@ class Master:
         path = self._settings.path(RELOAD_RESULT)
         result = {"time": time.time_ns(), "generation": self.generation, "ok": ok, "reason": reason}
         with contextlib.suppress(OSError):
-            path.with_suffix(".tmp").write_text(json.dumps(result))
+            write_own(path.with_suffix(".tmp"), json.dumps(result))
             path.with_suffix(".tmp").replace(path)
 
 
@@ -608,7 +611,7 @@ class PidFile:
         if pid is not None and pid != os.getpid() and is_alive(pid):
             raise SettingsError(f"pid: {self._path} names process {pid}, which is running; stop it first")
         try:
-            self._path.write_text(f"{os.getpid()}\n")
+            write_own(self._path, f"{os.getpid()}\n")
         except OSError as error:
             raise SettingsError(f"pid: cannot write {self._path}: {error.strerror}") from error
 
@@ -642,8 +645,10 @@ def give_to_user(path: Path, settings: Settings) -> None:
         return
     user, _, group = settings.user.partition(":")
     try:
-        shutil.chown(path, user, group or None)
-    except (OSError, LookupError) as error:
+        gid = grp.getgrnam(group).gr_gid if group else -1
+        # A worker may have put a link there, to what is not its own.
+        os.chown(path, pwd.getpwnam(user).pw_uid, gid, follow_symlinks=False)
+    except (OSError, KeyError) as error:
         raise SettingsError(f"user: {error}") from error
 
 
@@ -654,7 +659,26 @@ def prepare_runtime_dir(settings: Settings) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"runtime_dir: {path}: {error.strerror}") from error
-    give_to_user(path, settings)
+    give_to_user(path.resolve(), settings)
+
+
+def remove_stale_locks(settings: Settings) -> None:
+    """Remove lock files that workers of another user have left, and ours could not open; while none are running."""
+    if settings.user and os.geteuid() == 0:
+        for lock in Path(settings.runtime_dir).glob("*.lock"):
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+def write_own(path: Path, text: str) -> None:
+    """Write a file in a directory that the workers, who may have fewer rights than we, can write to, too.
+
+    Raises:
+        OSError: it cannot be written, or something other than a file has been put in its place.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o644), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def open_error_log(settings: Settings) -> ErrorLog:
