@@ -20,6 +20,7 @@ from worker.api.health import HealthHandlers
 from worker.api.http import ControlConnection
 from worker.api.messages import Answer, Outcome, Request, failure
 from worker.api.sync import SyncHandlers
+from worker.api.turns import Turns
 from worker.scoreboard import Entry
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class ControlServer:
     def __init__(self, context: "WorkerContext", store: ConfigStore, entry: Entry) -> None:
         settings, loop = context.settings, context.loop
         self.draining = False
+        self.turns = Turns(loop)
         self._loop = loop
         self._backlog = settings.backlog
         self._servers: list[asyncio.Server] = []

@@ -29,6 +29,7 @@ from httptools import (
 )
 
 from worker.api.messages import Answer, Outcome, Pending, Portions, Request, failure
+from worker.api.turns import Turn, Turns
 
 log = logging.getLogger("propylon.control")
 
@@ -58,6 +59,7 @@ class Owner(Protocol):
     """What a connection needs of its server."""
 
     draining: bool
+    turns: Turns
 
     def admit(self, connection: "ControlConnection") -> bool:
         """Count a connection in; False when there are too many."""
@@ -80,7 +82,7 @@ class ControlConnection(asyncio.Protocol):
         self._parser = HttpRequestParser(self)
         self._queue: deque[Request | Answer] = deque()  # an Answer: to what could not be read; the last one
         self._timer: asyncio.TimerHandle | None = None
-        self._step: asyncio.Handle | None = None  # what goes on with the answer
+        self._step: asyncio.Handle | Turn | None = None  # what goes on with the answer
         self._pieces: Iterator[bytes] | None = None
         self._is_chunked = False
         self._write_paused = False
@@ -287,10 +289,10 @@ class ControlConnection(asyncio.Protocol):
             self._answered()
         else:
             self._pieces = portions.pieces
-            self._send_portion()
+            self._step = self._owner.turns.call(self._send_portion)
 
     def _send_portion(self) -> None:
-        """Make and send one portion, and let the loop do other things before the next."""
+        """Make and send one portion; the next one when it is our turn again."""
         self._step = None
         if self._write_paused or self._pieces is None:
             return
@@ -308,7 +310,7 @@ class ControlConnection(asyncio.Protocol):
             return
         if piece:
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
-        self._step = self._loop.call_soon(self._send_portion)
+        self._step = self._owner.turns.call(self._send_portion)
 
     def pause_writing(self) -> None:
         """Make no more portions for now; the client must go on within ``SEND_TIMEOUT``."""
@@ -322,7 +324,7 @@ class ControlConnection(asyncio.Protocol):
         if self.state is State.ANSWERING:
             self._become(State.ANSWERING)
             if self._step is None:
-                self._send_portion()
+                self._step = self._owner.turns.call(self._send_portion)
 
     def _answered(self) -> None:
         if self.state is not State.ANSWERING:

@@ -12,6 +12,7 @@ import pytest
 from worker.api import http
 from worker.api.http import ControlConnection
 from worker.api.messages import Answer, Outcome, Pending, Portions, Request, failure
+from worker.api.turns import Turns
 
 Handler = Callable[[Request], Outcome]
 
@@ -30,6 +31,7 @@ class Server:
         self.asked: list[Request] = []
         self._handler = handler
         self.port = 0
+        self.turns: Turns
 
     def admit(self, connection: ControlConnection) -> bool:
         if len(self.connections) >= self.limit:
@@ -47,6 +49,7 @@ class Server:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Server"]:
         loop = asyncio.get_running_loop()
+        self.turns = Turns(loop)
         listening = await loop.create_server(lambda: ControlConnection(self, loop), "127.0.0.1", 0)
         self.port = listening.sockets[0].getsockname()[1]
         yield self
