@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from config_sync.cache import ConfigStore
-from worker.api.config import PORTION_SECONDS
+from worker.api.config import PORTION_SECONDS, json_portions
 from worker.api.messages import Outcome, Portions, Request, failure, json_answer
 from worker.errors import ProxyError
 from worker.http.http1_server import read_request
@@ -88,12 +88,13 @@ class ExplainHandlers:
     def warnings(self, _: Request) -> Outcome:
         """Show the routes that can never win, and what else has no effect."""
         shadows = self._context.switcher.shadows
-        found = shadows.warnings()
-        items = [
-            {"key": f"routes/{one.route}", "reason": one.reason, "never_wins": one.never_wins}
-            for one in islice(found, MOST_LISTED)
-        ]
-        return json_answer(200, {**self._who(), "total": len(found), "complete": shadows.is_current(), "items": items})
+        about = {**self._who(), "total": shadows.count, "complete": shadows.is_current()}
+        texts = (
+            msgspec.json.encode({"key": f"routes/{one.route}", "reason": one.reason, "never_wins": one.never_wins})
+            for one in islice(shadows.warnings(), MOST_LISTED)
+        )
+        head = msgspec.json.encode(about)[:-1] + b',"items":['
+        return Portions(200, json_portions(head, texts, b"]}\n", self._clock))
 
     def explain(self, request: Request) -> Outcome:
         """Explain what would become of a request."""

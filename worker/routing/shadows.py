@@ -10,6 +10,7 @@ Only the buckets that a change has touched are looked at again, candidate by can
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from worker.routing.bucket import Bucket, Candidate
@@ -44,6 +45,7 @@ class Shadows:
         self._is_all_touched = False
         self._found: dict[Place, dict[_Entry, str]] = {}  # why each of these entries cannot win
         self._warnings: dict[str, list[RouteWarning]] = {}
+        self.count = 0  # of warnings
 
     def is_current(self) -> bool:
         """Tell whether nothing has changed since the last look."""
@@ -62,9 +64,9 @@ class Shadows:
         self._touched.clear()
         self._to_judge.clear()
 
-    def warnings(self) -> list[RouteWarning]:
-        """Return all there is to warn of, by id of the route."""
-        return [warning for id_ in sorted(self._warnings) for warning in self._warnings[id_]]
+    def warnings(self) -> Iterator[RouteWarning]:
+        """Walk what there is to warn of at this instant, however it changes meanwhile; ``count`` is how much."""
+        return chain.from_iterable(list(self._warnings.values()))
 
     def steps(self) -> Iterator[None]:
         """Look at everything that was touched, a portion in each step."""
@@ -112,6 +114,7 @@ class Shadows:
     def _judge(self, id_: str) -> None:
         """Settle what is to be said of a route, and say in the log what is new."""
         before = self._warnings.pop(id_, [])
+        self.count -= len(before)
         route = self._routes().get(id_)
         if route is None:
             return
@@ -124,6 +127,7 @@ class Shadows:
             warnings.append(RouteWarning(id_, f"can never win: {'; '.join(dict.fromkeys(reasons))}", True))
         if warnings:
             self._warnings[id_] = warnings
+            self.count += len(warnings)
         for warning in warnings:
             if warning not in before:
                 log.warning("routes/%s: %s", id_, warning.reason)

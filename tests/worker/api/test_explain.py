@@ -192,6 +192,19 @@ def test_a_worker_without_configuration_explains_nothing(bench: Bench) -> None:
     assert outcome.status == 503
 
 
+def test_very_many_warnings_are_listed_in_portions(bench: Bench) -> None:
+    for at in range(300):
+        bench.route(f"{at}", "/same")
+    answer = bench.warnings()
+    assert (answer["total"], len(answer["items"])) == (299, 299)
+    listed = bench.handlers.warnings(Request("GET", "/v1/config/warnings"))
+    assert isinstance(listed, Portions)
+    next(listed.pieces)
+    bench.route("0", "/another")
+    assert bench.warnings()["total"] == 298
+    assert sum(piece.count(b'"key"') for piece in listed.pieces) == 298, "the rest of what there was"
+
+
 def test_warnings_are_listed(bench: Bench) -> None:
     bench.route("1", "/a")
     bench.route("2", "/a")
