@@ -21,8 +21,10 @@ from worker.routing.router import HostRouter, Place, Router
 
 log = logging.getLogger("propylon.routing")
 
-PORTION = 16  # candidates or routes between two steps
+PORTION = 16  # candidates, comparisons or routes between two steps
+HOSTS_TRIED = 8  # of a candidate, to find the one that fewest others have
 _Entry = tuple[str, bytes]  # id of the route, text of the pattern
+_Takers = dict[tuple[object, str], list[Candidate]]  # by shape and host pattern
 
 
 class RouteWarning(NamedTuple):
@@ -156,9 +158,17 @@ def nonsense(router: Router, place: Place, pattern: Pattern) -> str:
 
 def _shadowed(bucket: Bucket, found: dict[_Entry, str]) -> Iterator[None]:
     """Find the entries of a bucket that another one always comes before."""
-    takers: dict[tuple[object, str], list[Candidate]] = {}  # by shape and host pattern
-    for at, candidate in enumerate(list(bucket), 1):
-        taker = next((one for one in _before(takers, candidate) if _takes_all(one, candidate)), None)
+    takers: _Takers = {}
+    looked_at = 0
+    for candidate in list(bucket):
+        taker = None
+        for one in chain((None,), _before(takers, candidate)):
+            looked_at += 1
+            if looked_at % PORTION == 0:
+                yield
+            if one is not None and _takes_all(one, candidate):
+                taker = one
+                break
         if taker is not None:
             found[candidate.route.id, candidate.pattern.text] = (
                 f"routes/{taker.route.id} ({taker.pattern.text.decode()}) comes before "
@@ -167,20 +177,26 @@ def _shadowed(bucket: Bucket, found: dict[_Entry, str]) -> Iterator[None]:
         elif candidate.route.addresses is None and candidate.route.condition is None:
             for host in candidate.route.hosts if candidate.hosts is not None else ("",):
                 takers.setdefault((_shape(candidate.pattern), host), []).append(candidate)
-        if at % PORTION == 0:
-            yield
 
 
-def _before(takers: Mapping[tuple[object, str], list[Candidate]], candidate: Candidate) -> Iterator[Candidate]:
-    """Walk those that might take all of a candidate: they cover its first host and its paths."""
-    hosts = [""]
-    if candidate.hosts is not None:
-        first = candidate.route.hosts[0]
-        name = first.removeprefix("*")
-        hosts += [first, *("*" + name[at:] for at in range(len(name) + 1))]
-    for shape in dict.fromkeys((None, _shape(candidate.pattern))):
-        for host in hosts:
-            yield from takers.get((shape, host), ())
+def _before(takers: _Takers, candidate: Candidate) -> Iterator[Candidate]:
+    """Walk those that might take all of a candidate: they cover its paths, and the host of it that fewest cover."""
+    shapes = dict.fromkeys((None, _shape(candidate.pattern)))
+    names = candidate.route.hosts[:HOSTS_TRIED] if candidate.hosts is not None else ("",)
+    choices = (
+        [found for shape in shapes for host in _covering(name) if (found := takers.get((shape, host))) is not None]
+        for name in names
+    )
+    return chain.from_iterable(min(choices, key=lambda lists: sum(len(found) for found in lists)))
+
+
+def _covering(name: str) -> Iterator[str]:
+    """Walk the host patterns that cover one; the empty one covers all."""
+    yield ""
+    if name:
+        yield name
+        bare = name.removeprefix("*")
+        yield from ("*" + bare[at:] for at in range(len(bare) + 1) if "*" + bare[at:] != name)
 
 
 def _takes_all(taker: Candidate, candidate: Candidate) -> bool:

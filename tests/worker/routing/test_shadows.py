@@ -8,9 +8,11 @@ import pytest
 from tests.fakes.plain_matcher import PlainRoute
 from tests.worker.routing.making import route
 from tests.worker.routing.test_differential import Making
+from worker.routing import shadows
+from worker.routing.bucket import Candidate
 from worker.routing.route import Route
 from worker.routing.router import Mode, build_router
-from worker.routing.shadows import Shadows
+from worker.routing.shadows import Shadows, _takes_all
 
 Edit = Callable[..., list[str]]
 
@@ -141,3 +143,22 @@ def test_a_shadowed_route_never_wins(mode: Mode) -> None:
     for _ in range(3000):
         found = winner(mode, routes.values(), making.request())
         assert found is None or found[0].id not in shadowed
+
+
+def test_hosts_that_all_routes_share_do_not_make_every_route_look_at_every_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared = 0
+
+    def counted(taker: Candidate, candidate: Candidate) -> bool:
+        nonlocal compared
+        compared += 1
+        return _takes_all(taker, candidate)
+
+    monkeypatch.setattr(shadows, "_takes_all", counted)
+    table = Table("radixtree_uri")
+    for at in range(400):
+        table.put(PlainRoute(f"{at:03}", ("/*",), hosts=("shared.com", f"h{at}.com")))
+    table.put(PlainRoute("z", ("/*",), hosts=("shared.com", "h7.com")))
+    assert table.shadowed() == ["z"]
+    assert compared < 10 * 400
