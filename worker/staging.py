@@ -83,10 +83,9 @@ class SwitcherStaging:
         for id_, ssl in self._ssls.items():
             switcher.builder.tls.ssl_changed(id_, ssl)
         for id_, upstream in self._upstreams.items():
-            cell = switcher.upstream_cell(id_)
-            if cell.current is not None:
-                self._old_upstreams.append(cell.current)
-            cell.put(upstream)
+            old_upstream = switcher.put_upstream(id_, upstream)
+            if old_upstream is not None:
+                self._old_upstreams.append(old_upstream)
         for id_, (service, cell_of_service) in self._services.items():
             self._switch_service(switcher.service_cell(id_), service, cell_of_service)
         if self._aside is None:
@@ -102,9 +101,7 @@ class SwitcherStaging:
         if old is not None and old.is_inline and old.current is not None:
             self._old_upstreams.append(old.current)
             old.current = None  # or its discovery would go on to replace it
-        cell.exists = service is not None
-        cell.websocket = service.enable_websocket if service is not None else None
-        cell.upstream = own
+        self._switcher.put_service(cell, service, own)
         cell.hosts = service.hosts if service is not None else ()
 
     def clean(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ one assignment. A request that has begun keeps the objects it found. Very many c
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakValueDictionary
 
 from config_sync import schema
 from config_sync.cache import Change, ConfigStore
@@ -18,7 +19,7 @@ from worker.routing.router import Router
 from worker.routing.shadows import Shadows
 from worker.staging import SwitcherStaging
 from worker.upstream.builder import UpstreamBuilder
-from worker.upstream.peer import DeferredCell, ServiceCell, Upstream, UpstreamCell
+from worker.upstream.peer import DeferredCell, ServiceCell, SharedCell, Upstream, UpstreamCell
 
 log = logging.getLogger("propylon.switcher")
 
@@ -37,8 +38,10 @@ class Switcher:
         self.disabled: dict[str, Route] = {}  # ``status`` 0; not in the router
         self.shadows = Shadows(router, lambda: self.routes)
         self.routes_of_service: dict[str, set[str]] = {}  # of those that have a service
-        self._upstreams: dict[str, UpstreamCell] = {}
-        self._services: dict[str, ServiceCell] = {}
+        # Those that exist, and those that something refers to: of ids that come and go nothing stays.
+        self._upstreams: WeakValueDictionary[str, SharedCell] = WeakValueDictionary()
+        self._services: WeakValueDictionary[str, ServiceCell] = WeakValueDictionary()
+        self._existing: dict[tuple[str, str], UpstreamCell | ServiceCell] = {}  # by directory and id
         self._methods: dict[frozenset[str], frozenset[bytes]] = {}
         self._kinds: dict[str, Callable[[Change], None]] = {
             "ssls": self._ssl_changed,
@@ -70,14 +73,25 @@ class Switcher:
         """Return the place of an upstream, whether it exists or not."""
         cell = self._upstreams.get(id_)
         if cell is None:
-            cell = self._upstreams[id_] = UpstreamCell(id_)
+            cell = self._upstreams[id_] = SharedCell(id_)
         return cell
 
-    def _upstream_changed(self, change: Change) -> None:
-        cell = self.upstream_cell(change.id)
+    def put_upstream(self, id_: str, upstream: Upstream | None) -> Upstream | None:
+        """Put an upstream, or nothing, in the place of an older one, which is returned."""
+        cell = self.upstream_cell(id_)
         old = cell.current
-        cell.put(self.build_upstream(change.id, change.new))
-        self.builder.discard(old)
+        cell.put(upstream)
+        self._keep("upstreams", cell, upstream is not None)
+        return old
+
+    def _keep(self, directory: str, cell: UpstreamCell | ServiceCell, exists: bool) -> None:
+        if exists:
+            self._existing[directory, cell.id] = cell
+        else:
+            self._existing.pop((directory, cell.id), None)
+
+    def _upstream_changed(self, change: Change) -> None:
+        self.builder.discard(self.put_upstream(change.id, self.build_upstream(change.id, change.new)))
 
     def build_upstream(self, id_: str, config: schema.Upstream | None) -> Upstream | None:
         """Build an upstream that has an id of its own, to take the place of the one it has now."""
@@ -129,15 +143,20 @@ class Switcher:
     def _service_changed(self, change: Change) -> None:
         cell = self.service_cell(change.id)
         old = cell.upstream
-        cell.exists = change.new is not None
-        cell.websocket = change.new.enable_websocket if change.new is not None else None
-        cell.upstream = self.build_cell("services", change.id, change.new, old)
+        self.put_service(cell, change.new, self.build_cell("services", change.id, change.new, old))
         self.discard_cell(old)
         hosts = change.new.hosts if change.new is not None else ()
         if hosts != cell.hosts:
             cell.hosts = hosts
             for route in self.heirs(change.id):
                 self._enter(route.with_hosts(hosts))
+
+    def put_service(self, cell: ServiceCell, config: schema.Service | None, upstream: UpstreamCell | None) -> None:
+        """Let a service, or nothing, be in its place; its hosts are the caller's concern."""
+        cell.exists = config is not None
+        cell.websocket = config.enable_websocket if config is not None else None
+        cell.upstream = upstream
+        self._keep("services", cell, config is not None)
 
     def heirs(self, service_id: str) -> list[Route]:
         """Return the routes that have their hosts from a service."""

@@ -163,3 +163,16 @@ def test_directories_that_no_request_uses_are_passed_over(gate: Gate, caplog: py
     gate.put(routes_1={"uri": "/a", "upstream": ONE}, plugin_configs_1={"plugins": {}})
     assert gate.to("/a") == ("1", ("10.0.0.1:80",))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_of_upstreams_and_services_that_come_and_go_nothing_stays(gate: Gate) -> None:
+    for at in range(20):
+        upstream, service, route = f"upstreams_u{at}", f"services_s{at}", f"routes_{at}"
+        gate.put(**{upstream: ONE, service: {"upstream_id": f"u{at}"}, route: {"uri": "/a", "service_id": f"s{at}"}})
+        gate.put(**{upstream: None, service: None})
+        assert gate.to("/a") is not None, "the route is there still, and leads nowhere"
+        gate.put(**{upstream: TWO, service: {"upstream_id": f"u{at}"}})
+        assert gate.to("/a") == (str(at), ("10.0.0.2:80",))
+        gate.put(**{route: None, upstream: None, service: None})
+    switcher = gate.switcher
+    assert (len(switcher._upstreams), len(switcher._services), switcher._existing) == (0, 0, {})

@@ -152,6 +152,12 @@ class UpstreamCell:
         return self.current
 
 
+class SharedCell(UpstreamCell):
+    """The place of an upstream that has an id; kept by whoever refers to it, and by its upstream."""
+
+    __slots__ = ("__weakref__",)
+
+
 class DeferredCell(UpstreamCell):
     """The place of an inline upstream that is built when the first request comes: of very many, most see none."""
 
@@ -172,7 +178,7 @@ class DeferredCell(UpstreamCell):
 class ServiceCell:
     """A place that the routes of a service point at; ``exists`` is false while only the reference is known."""
 
-    __slots__ = ("exists", "hosts", "id", "upstream", "websocket")
+    __slots__ = ("__weakref__", "exists", "hosts", "id", "upstream", "websocket")
 
     def __init__(self, id_: str) -> None:
         self.id = id_
