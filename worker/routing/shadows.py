@@ -183,11 +183,15 @@ def _before(takers: _Takers, candidate: Candidate) -> Iterator[Candidate]:
     """Walk those that might take all of a candidate: they cover its paths, and the host of it that fewest cover."""
     shapes = dict.fromkeys((None, _shape(candidate.pattern)))
     names = candidate.route.hosts[:HOSTS_TRIED] if candidate.hosts is not None else ("",)
-    choices = (
+    choices: Iterator[list[list[Candidate]]] = (
         [found for shape in shapes for host in _covering(name) if (found := takers.get((shape, host))) is not None]
         for name in names
     )
-    return chain.from_iterable(min(choices, key=lambda lists: sum(len(found) for found in lists)))
+    return chain.from_iterable(min(choices, key=_size))
+
+
+def _size(lists: list[list[Candidate]]) -> int:
+    return sum(map(len, lists))
 
 
 def _covering(name: str) -> Iterator[str]:
