@@ -4,9 +4,8 @@
       │        │         ├───────► TUNNEL ──► CLOSED
       └────────┴─────────┴──► LINGERING ──► CLOSED
 
-The end of a head is looked for first, so that llhttp is given one head and nothing behind it; it validates, and
-none of its callbacks are used. What the fields mean (``framing``) is computed once for a block of field lines
-and kept for the next request with the same bytes: clients that stay repeat themselves.
+The end of a head is looked for first; what the head says is read by the connection's ``RequestReader``, unless it
+is the last one over again.
 
 Pipelined requests wait in ``_pending`` until the exchange before them has ended. After an answer that leaves
 part of the request unread the connection lingers: it is half closed and read until the client closes, since a
@@ -20,27 +19,20 @@ from collections.abc import Coroutine
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-
 from worker.errors import (
     BadRequest,
     BodyTooLarge,
     ClientClosed,
     HeadersTooLarge,
-    MethodNotAllowed,
     ProxyError,
     RequestTimeout,
     TargetTooLong,
-    VersionNotSupported,
 )
 from worker.exchange import Exchange
-from worker.http.client_address import Forwarded, Trust, forwarded_lines
-from worker.http.framing import RequestFields, host_name
-from worker.http.http1_client import NO_CALLBACKS
 from worker.http.relay import RequestBody
+from worker.http.request_reader import RequestReader
 from worker.http.responses import CONTINUE, is_delimited, response_head
 from worker.http.serve import refuse, serve
-from worker.http.target import normalised_path, split_absolute
 from worker.messages import Framing, Request, Response
 
 if TYPE_CHECKING:
@@ -68,33 +60,20 @@ class Http1Server(asyncio.Protocol):
     """A downstream connection."""
 
     __slots__ = (
-        "_asks_keep_alive",
-        "_block",
         "_context",
         "_exchange",
-        "_fields",
         "_half_closed",
-        "_head",
-        "_parser",
         "_pending",
         "_read_paused",
-        "_request",
         "_since",
         "_state",
-        "_trust",
-        "_upstream_fields",
         "_write_paused",
         "_written_at",
         "chunked_response",
         "coroutine",
         "keep_alive",
-        "local_address",
-        "local_port",
         "number",
-        "peer_address",
-        "peer_port",
-        "remote_address",
-        "remote_port",
+        "reader",
         "requests",
         "transport",
         "until_close",
@@ -106,15 +85,9 @@ class Http1Server(asyncio.Protocol):
         self._context = context
         self._state = State.IDLE
         self.transport: asyncio.Transport
-        self._parser = HttpRequestParser(NO_CALLBACKS)
+        self.reader: RequestReader
         self._pending = b""
         self._exchange: Exchange | None = None
-        self._head = b""  # the last head without a body behind it …
-        self._request: Request  # … and what was read in it
-        self._asks_keep_alive = False
-        self._block: bytes | None = None  # the field lines of the last head …
-        self._fields: RequestFields
-        self._upstream_fields = b""  # … and what is sent on of them
         self._since = 0.0  # coarse: when the state began, or bytes of a body last came
         self._written_at: tuple[int, float] = (0, 0.0)  # bytes that waited, and since when it was not fewer
         self._read_paused = False
@@ -125,13 +98,6 @@ class Http1Server(asyncio.Protocol):
         self.until_close = False  # only the end of the connection tells the client where the answer ends
         self.keep_alive = True
         self.number = 0  # of the worker's connections
-        self.peer_address = ""  # at the other end of the connection …
-        self.peer_port = 0
-        self.remote_address = ""  # … and the client's, which a peer that is believed may name
-        self.remote_port = 0
-        self.local_address = ""
-        self.local_port = 0
-        self._trust: Trust
         self.requests = 0
 
     # the life of the connection
@@ -147,11 +113,8 @@ class Http1Server(asyncio.Protocol):
             self.transport.abort()
             return
         self.number = context.accepted
-        self.peer_address = self.remote_address = peer[0].removeprefix("::ffff:")
-        self.peer_port = self.remote_port = peer[1]
-        self.local_address = local[0].removeprefix("::ffff:")
-        self.local_port = local[1]
-        self._trust = context.trusts.of(self.peer_address)
+        ends = (peer[0].removeprefix("::ffff:"), peer[1]), (local[0].removeprefix("::ffff:"), local[1])
+        self.reader = RequestReader(context, self.scheme, *ends)
         self._since = context.now
         self.coroutine = serve(context, self)
         self.coroutine.send(None)
@@ -161,11 +124,6 @@ class Http1Server(asyncio.Protocol):
     def context(self) -> "WorkerContext":
         """What the connections of the worker share."""
         return self._context
-
-    @property
-    def keeps_forwarded_for(self) -> bool:
-        """Whether the client's own X-Forwarded-For counts."""
-        return self._trust.forwarded is not Forwarded.DROPPED
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the client up, and with it the exchange under way."""
@@ -221,6 +179,43 @@ class Http1Server(asyncio.Protocol):
             self.transport.write_eof()
         self.resume_reading()
 
+    # its ends
+
+    @property
+    def remote_address(self) -> str:
+        """The client's address, which a peer that is believed may name."""
+        return self.reader.remote_address
+
+    @property
+    def remote_port(self) -> int:
+        """The client's port; 0 when it is not known."""
+        return self.reader.remote_port
+
+    @property
+    def peer_address(self) -> str:
+        """The address at the other end of the connection."""
+        return self.reader.peer_address
+
+    @property
+    def peer_port(self) -> int:
+        """The port at the other end of the connection."""
+        return self.reader.peer_port
+
+    @property
+    def local_address(self) -> str:
+        """The address at this end of the connection."""
+        return self.reader.local_address
+
+    @property
+    def local_port(self) -> int:
+        """The port at this end of the connection."""
+        return self.reader.local_port
+
+    @property
+    def keeps_forwarded_for(self) -> bool:
+        """Whether the client's own X-Forwarded-For counts."""
+        return self.reader.keeps_forwarded_for
+
     # reading
 
     def data_received(self, data: bytes) -> None:
@@ -231,39 +226,45 @@ class Http1Server(asyncio.Protocol):
         elif state is State.EXCHANGE:
             self._more_received(data)
         elif state is State.HEAD:
-            self._head_received(self._pending + data)
+            data, self._pending = self._pending + data, b""
+            self._head_received(data)
         elif state is State.LINGERING:
             self._since = self._context.now
 
     def _head_received(self, data: bytes) -> None:
-        exchange = Exchange(self, self._context.time())
-        if data == self._head:
-            request = self._request
-            self._pending = b""
-            self.keep_alive = self._asks_keep_alive and not self._context.draining
-        else:
-            if data[0] in b"\r\n":
-                data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before the request line
-            end = data.find(b"\r\n\r\n") + 4
-            if end == 3:
-                self._head_incomplete(data)
-                return
-            head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
-            self._pending = b""
-            self._since = self._context.now
-            try:
-                request = self._read_head(head)
-                if request.framing is not Framing.NONE:
-                    exchange.request = request
-                    rest = self._body_begun(exchange, request, rest)
-            except ProxyError as error:
-                self._refuse(exchange, error)
-                return
-            self._pending = rest
-        exchange.request = request
+        context = self._context
+        exchange = Exchange(self, context.time())
+        reader = self.reader
+        if data == reader.head:
+            exchange.request = reader.request
+        elif not self._other_head_received(exchange, reader, data):
+            return
+        self.keep_alive = reader.asks_keep_alive and not context.draining
         self._exchange = exchange
         self._state = State.EXCHANGE
         self.coroutine.send(exchange)
+
+    def _other_head_received(self, exchange: Exchange, reader: RequestReader, data: bytes) -> bool:
+        """Take what is not just the last head again; False when it begins no exchange."""
+        if data[0] in b"\r\n":
+            data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before the request line
+        end = data.find(b"\r\n\r\n") + 4
+        if end == 3:
+            self._head_incomplete(data)
+            return False
+        head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+        self._since = self._context.now
+        try:
+            is_repeated = head == reader.head_before_body or (rest and head == reader.head)
+            request = reader.request if is_repeated else reader.read(head)
+            exchange.request = request
+            if request.framing is not Framing.NONE:
+                rest = self._body_begun(exchange, request, rest)
+        except ProxyError as error:
+            self._refuse(exchange, error)
+            return False
+        self._pending = rest
+        return True
 
     def _head_incomplete(self, data: bytes) -> None:
         self._pending = data
@@ -285,102 +286,11 @@ class Http1Server(asyncio.Protocol):
         if error is not None:
             self._refuse(Exchange(self, self._context.time()), error)
 
-    def _read_head(self, head: bytes) -> Request:
-        self._head = b""
-        if len(head) > self._context.settings.large_client_header_buffers:
-            raise HeadersTooLarge(f"request head of {len(head)} bytes")
-        try:
-            self._parser.feed_data(head)
-        except HttpParserUpgrade:
-            self._parser = HttpRequestParser(NO_CALLBACKS)
-        except HttpParserError as error:
-            raise BadRequest(f"{error}") from error
-        line_end = head.find(b"\r\n")
-        parts = head[:line_end].split(b" ")
-        if len(parts) != 3:
-            raise BadRequest("invalid request line")
-        method, target, version = parts
-        block = head[line_end:]
-        if block != self._block:
-            self._block_received(block)
-        fields = self._fields
-        version_11 = version == b"HTTP/1.1"
-        if not version_11:
-            _check_version(version, fields)
-        elif not fields.has_host:
-            raise BadRequest("no Host field")
-        self._asks_keep_alive = not fields.close and (version_11 or fields.keep_alive)
-        self.keep_alive = self._asks_keep_alive and not self._context.draining
-        host, name = fields.host, fields.host_name
-        if target[:1] != b"/":
-            host, name, target = self._other_form(method, target, host, name)
-        framing = _framing_of(fields)
-        path = matched = normalised_path(target)
-        rules = self._context.path_rules
-        if rules is not None:
-            target, path, matched = rules.apply(target, path)
-        length = fields.content_length or 0
-        upstream_fields = self._upstream_fields
-        request = Request(method, target, path, host, name, block, version_11, framing, length, upstream_fields)
-        request.path_matched = matched
-        if fields.upgrade and version_11:
-            request.upgrade = fields.upgrade
-        if framing is Framing.NONE:
-            self._head, self._request = head, request
-        return request
-
-    def _block_received(self, block: bytes) -> None:
-        """Read field lines that are not those of the request before."""
-        self._block = None
-        self._fields = RequestFields(block)
-        real_ip = self._trust.real_ip
-        if real_ip is not None:
-            self.remote_address, self.remote_port = real_ip.client(block, self.peer_address, self.peer_port)
-        self._upstream_fields = self._fields_for_upstream(self._fields, block, self._fields.host)
-        self._block = block
-
-    def _fields_for_upstream(self, fields: RequestFields, block: bytes, host: bytes) -> bytes:
-        """Compose the field lines that go upstream (upstreams.md section 6), up to the empty line."""
-        local = f"[{self.local_address}]" if ":" in self.local_address else self.local_address
-        forwarded = forwarded_lines(
-            fields,
-            block,
-            self._trust.forwarded,
-            self.remote_address.encode(),
-            self.scheme.encode(),
-            host or local.encode(),
-            port_of(host) or b"%d" % self.local_port,
-        )
-        framing = b""
-        if fields.chunked:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif fields.content_length is not None:
-            framing = b"Content-Length: %d\r\n" % fields.content_length
-        if fields.chunked and fields.trailer:
-            framing += b"Trailer: %b\r\n" % fields.trailer
-        return b"%b%b%b\r\n" % (fields.passed_on, forwarded, framing)
-
-    def _other_form(self, method: bytes, target: bytes, host: bytes, name: bytes) -> tuple[bytes, bytes, bytes]:
-        """Read a target that is not in origin-form; the authority in it replaces Host (RFC 9112 section 3.2.2)."""
-        if method == b"CONNECT":
-            raise MethodNotAllowed("CONNECT")
-        if target == b"*":
-            if method != b"OPTIONS":
-                raise BadRequest("target * with a method other than OPTIONS")
-            return host, name, target
-        authority, target = split_absolute(target)
-        name = host_name(authority)
-        self._upstream_fields = self._fields_for_upstream(self._fields, self._block or b"", authority)
-        self._block = None  # what is sent on holds for this target only
-        return authority, name, target
-
     def _body_begun(self, exchange: Exchange, request: Request, rest: bytes) -> bytes:
-        # llhttp stands at the body now, which it is not to see.
-        self._parser = HttpRequestParser(NO_CALLBACKS)
         limit = self._context.settings.client_max_body_size
         if limit and request.content_length > limit:
             raise BodyTooLarge(f"body of {request.content_length} bytes")
-        expects_continue = self._fields.expects_continue and request.version_11
+        expects_continue = self.reader.expects_continue
         chunked = request.framing is Framing.CHUNKED
         body = exchange.body = RequestBody(self._context, exchange, request, chunked, expects_continue)
         return body.feed(rest) if rest else b""
@@ -486,7 +396,8 @@ class Http1Server(asyncio.Protocol):
 
     def _next(self) -> None:
         if self._state is State.HEAD and self._pending and not self._write_paused:
-            self._head_received(self._pending)
+            data, self._pending = self._pending, b""
+            self._head_received(data)
 
     # flow control
 
@@ -555,8 +466,8 @@ class Http1Server(asyncio.Protocol):
             self.abort()
 
     def __repr__(self) -> str:
-        """Show client, state and number of requests."""
-        return f"<Http1Server {self.remote_address} {self._state.name} {self.requests} requests>"
+        """Show number, state and number of requests."""
+        return f"<Http1Server {self.number} {self._state.name} {self.requests} requests>"
 
 
 def read_request(context: "WorkerContext", head: bytes, remote_address: str) -> Exchange:
@@ -566,33 +477,13 @@ def read_request(context: "WorkerContext", head: bytes, remote_address: str) -> 
         DownstreamError: the head would be refused.
     """
     connection = Http1Server(context)
-    connection.peer_address = connection.remote_address = remote_address
     listener = context.settings.addresses()[0]
-    connection.local_address, connection.local_port = listener.host, listener.port
-    connection._trust = context.trusts.of(remote_address)
+    connection.reader = RequestReader(context, connection.scheme, (remote_address, 0), (listener.host, listener.port))
     exchange = Exchange(connection, context.time())
-    exchange.request = connection._read_head(head)
+    exchange.request = connection.reader.read(head)
     return exchange
-
-
-def port_of(host: bytes) -> bytes:
-    """Return the port in a Host value, empty when there is none."""
-    return host.rpartition(b"]")[2].partition(b":")[2]
 
 
 def _reset_on_close(transport: asyncio.Transport) -> None:
     """Let the connection end with a reset, so that it cannot be taken for the end of the answer."""
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def _framing_of(fields: RequestFields) -> Framing:
-    if fields.chunked:
-        return Framing.CHUNKED
-    return Framing.LENGTH if fields.content_length else Framing.NONE
-
-
-def _check_version(version: bytes, fields: RequestFields) -> None:
-    if version != b"HTTP/1.0":
-        raise (VersionNotSupported(f"{version!r}") if version.startswith(b"HTTP/") else BadRequest("invalid version"))
-    if fields.chunked:
-        raise BadRequest("Transfer-Encoding in an HTTP/1.0 request")
