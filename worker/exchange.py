@@ -56,9 +56,10 @@ class Exchange:
         self.downstream = downstream
         self.started = started
         self.request: Request | None = None  # stays None when the head is refused
-        self.body: RequestBody | None = None
+        self.body: RequestBody | None = None  # one that did not come with the head, or is not small
         self.memo: Memo | None = None  # of variables
-        self.buffered_body: bytes | None = None  # the whole of it, when somebody has had to see it (relay.buffer_body)
+        # The whole of it, when it came with the head, or somebody has had to see it (relay.buffer_body).
+        self.buffered_body: bytes | None = None
         self.route: Route | None = None
         self.peer: Peer | None = None
         self.place: Place | None = None  # held at the peer, when its upstream is tracked …

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 WRITE_BUFFER_BYTES = 65_536
 MAX_PENDING_BYTES = 65_536
+MAX_WHOLE_BODY_BYTES = 16_384  # of bodies that are handled as part of the head they come with
 DRAIN_IDLE_TIME = 1.0  # a client that asks nothing for so long is unlikely to ask just now
 LINGERING_TIMEOUT = 5.0  # nginx's lingering_timeout
 LINGERING_TIME = 30.0  # nginx's lingering_time
@@ -237,34 +238,31 @@ class Http1Server(asyncio.Protocol):
         reader = self.reader
         if data == reader.head:
             exchange.request = reader.request
-        elif not self._other_head_received(exchange, reader, data):
-            return
+        else:
+            if data[0] in b"\r\n":
+                data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before the request line
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                self._head_incomplete(data)
+                return
+            self._since = context.now
+            try:
+                if end == len(data):
+                    request = exchange.request = reader.read(data)
+                    rest = b""
+                else:
+                    request = exchange.request = reader.read(data[:end])
+                    rest = data[end:]
+                if request.framing is not Framing.NONE:
+                    rest = self._body_begun(exchange, request, rest)
+            except ProxyError as error:
+                self._refuse(exchange, error)
+                return
+            self._pending = rest
         self.keep_alive = reader.asks_keep_alive and not context.draining
         self._exchange = exchange
         self._state = State.EXCHANGE
         self.coroutine.send(exchange)
-
-    def _other_head_received(self, exchange: Exchange, reader: RequestReader, data: bytes) -> bool:
-        """Take what is not just the last head again; False when it begins no exchange."""
-        if data[0] in b"\r\n":
-            data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before the request line
-        end = data.find(b"\r\n\r\n") + 4
-        if end == 3:
-            self._head_incomplete(data)
-            return False
-        head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
-        self._since = self._context.now
-        try:
-            is_repeated = head == reader.head_before_body or (rest and head == reader.head)
-            request = reader.request if is_repeated else reader.read(head)
-            exchange.request = request
-            if request.framing is not Framing.NONE:
-                rest = self._body_begun(exchange, request, rest)
-        except ProxyError as error:
-            self._refuse(exchange, error)
-            return False
-        self._pending = rest
-        return True
 
     def _head_incomplete(self, data: bytes) -> None:
         self._pending = data
@@ -287,9 +285,14 @@ class Http1Server(asyncio.Protocol):
             self._refuse(Exchange(self, self._context.time()), error)
 
     def _body_begun(self, exchange: Exchange, request: Request, rest: bytes) -> bytes:
+        """Take what has come of a body; returns what follows it."""
+        length = request.content_length
         limit = self._context.settings.client_max_body_size
-        if limit and request.content_length > limit:
-            raise BodyTooLarge(f"body of {request.content_length} bytes")
+        if limit and length > limit:
+            raise BodyTooLarge(f"body of {length} bytes")
+        if length <= len(rest) and 0 < length <= MAX_WHOLE_BODY_BYTES:
+            exchange.buffered_body = rest[:length]
+            return rest[length:]
         expects_continue = self.reader.expects_continue
         chunked = request.framing is Framing.CHUNKED
         body = exchange.body = RequestBody(self._context, exchange, request, chunked, expects_continue)

@@ -33,13 +33,13 @@ class RequestReader:
         "_fields",
         "_forwarded",
         "_forwarded_host",
+        "_last_head",
         "_parser",
         "_scheme",
         "_trust",
         "_upstream_fields",
         "asks_keep_alive",
         "head",
-        "head_before_body",
         "local_address",
         "local_port",
         "peer_address",
@@ -59,8 +59,8 @@ class RequestReader:
         self._trust = context.trusts.of(self.peer_address)
         self._client = self.remote_address.encode()
         self._parser = HttpRequestParser(NO_CALLBACKS)
-        self.head = b""  # the last head, if no body follows it …
-        self.head_before_body = b""  # … or if one does; never both
+        self._last_head = b""
+        self.head = b""  # likewise, but only if no body follows it: then it is all that has to be compared
         self.request: Request  # what was read in it
         self.asks_keep_alive = False
         self._block: bytes | None = None  # the field lines of the last head …
@@ -85,7 +85,9 @@ class RequestReader:
         Raises:
             DownstreamError: it must be refused. Nothing more can be read then.
         """
-        self.head = self.head_before_body = b""
+        if head == self._last_head:
+            return self.request
+        self.head = self._last_head = b""
         if len(head) > self._context.settings.large_client_header_buffers:
             raise HeadersTooLarge(f"request head of {len(head)} bytes")
         try:
@@ -124,10 +126,10 @@ class RequestReader:
         if fields.upgrade and version_11:
             request.upgrade = fields.upgrade
         self.request = request
+        self._last_head = head
         if framing is Framing.NONE:
             self.head = head
         else:
-            self.head_before_body = head
             self._parser = HttpRequestParser(NO_CALLBACKS)  # the other stands at the body, which it is not to see
         return request
 
@@ -137,9 +139,10 @@ class RequestReader:
         self._fields = fields = RequestFields(block)
         real_ip = self._trust.real_ip
         if real_ip is not None:
-            self.remote_address, self.remote_port = real_ip.client(block, self.peer_address, self.peer_port)
-            self._client = self.remote_address.encode()
-            self._forwarded_host = None
+            address, self.remote_port = real_ip.client(block, self.peer_address, self.peer_port)
+            if address != self.remote_address:
+                self.remote_address, self._client = address, address.encode()
+                self._forwarded_host = None
         self._upstream_fields = self._fields_for_upstream(fields, block, fields.host)
         self._block = block
 
@@ -182,7 +185,7 @@ class RequestReader:
 
     def __repr__(self) -> str:
         """Show the client and the last head."""
-        return f"<RequestReader {self.remote_address} {(self.head or self.head_before_body)[:80]!r}>"
+        return f"<RequestReader {self.remote_address} {self._last_head[:80]!r}>"
 
 
 def port_of(host: bytes) -> bytes:

@@ -113,7 +113,9 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
         if upstream.balancer is None:
             raise NoPeers(f"upstream {upstream.id}: {upstream.reason_unusable()}")
     timeout = route.timeout or upstream.timeout
-    began = exchange.started if exchange.body is None else context.time()
+    body = exchange.body
+    began = exchange.started if body is None else context.time()
+    content = exchange.buffered_body or b"" if body is None else b""
     tried: tuple[Peer, ...] = ()
     peer = upstream.balancer.next(exchange)
     if peer is None:
@@ -129,11 +131,11 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
             connection.timeout = timeout
             head = request.wire if upstream.pass_host and request.host else request.head_for(upstream.host_for(peer))
             if request.upgrade and route.allows_upgrade():
-                connection.send_upgrade(exchange, request.with_upgrade(head))
+                connection.send_upgrade(exchange, request.with_upgrade(head) + content)
             else:
-                connection.send_request(exchange, head)
-            if exchange.body is not None:
-                exchange.body.attach(connection, what_to_keep(upstream, request.method, len(tried), connection))
+                connection.send_request(exchange, head + content if content else head)
+            if body is not None:
+                body.attach(connection, what_to_keep(upstream, request.method, len(tried), connection))
             exchange.waiting = connection
             await suspend()
             if upstream.passive is not None:
