@@ -27,7 +27,7 @@ from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
 from worker.http.responses import attempts_line, read_response, response_head, switching_head
 from worker.http.tunnel import Tunnel
 from worker.janitor import TICK
-from worker.messages import Framing, Request, Response
+from worker.messages import CHUNKED, NO_BODY, OF_LENGTH, UNTIL_CLOSE, Request, Response
 from worker.upstream.peer import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class State(IntEnum):
     ACTIVE = 1
     IDLE = 2
     CLOSED = 3
+
+
+# Python 3.11 takes 0.1 us to find a member in its Enum.
+NEW, ACTIVE, IDLE, CLOSED = State
 
 
 def in_send_queue(transport: asyncio.Transport) -> int:
@@ -104,7 +108,7 @@ class Http1Client(asyncio.Protocol):
         self.timeout = DEFAULT_TIMEOUT  # of the exchange under way
         self.read_paused = False
         self.write_paused = False
-        self._state = State.NEW
+        self._state = NEW
         self.transport: asyncio.Transport
         self._exchange: Exchange | None = None
         self._buffer = b""
@@ -128,11 +132,11 @@ class Http1Client(asyncio.Protocol):
 
     def is_closed(self) -> bool:
         """Tell whether it can carry nothing more."""
-        return self._state is State.CLOSED
+        return self._state is CLOSED
 
     def is_active(self) -> bool:
         """Tell whether an exchange is under way."""
-        return self._state is State.ACTIVE
+        return self._state is ACTIVE
 
     @property
     def response(self) -> Response | None:
@@ -146,33 +150,33 @@ class Http1Client(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once; the exchange is not told."""
-        if self._state is not State.CLOSED:
-            self._state = State.CLOSED
+        if self._state is not CLOSED:
+            self._state = CLOSED
             self._exchange = None
             self._context.upstream_connections.discard(self)
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange, if one is under way, as far as it got."""
-        if self._state is State.CLOSED:
+        if self._state is CLOSED:
             return
         exchange = self._exchange
-        was_idle = self._state is State.IDLE
-        self._state = State.CLOSED
+        was_idle = self._state is IDLE
+        self._state = CLOSED
         self._exchange = None
         self._context.upstream_connections.discard(self)
         if was_idle:
             self.pool.discard(self)
         if exchange is None:
             return
-        if self._response is not None and self._response.framing is Framing.CLOSE and exc is None:
+        if self._response is not None and self._response.framing is UNTIL_CLOSE and exc is None:
             self._body_ended(exchange, b"")
         else:
             exchange.fail(PeerClosed(f"{exchange.peer!r} closed the connection before its answer was complete"))
 
     def eof_received(self) -> bool:
         """Close too: a peer that has said all cannot take another request."""
-        if self._state is State.IDLE:
+        if self._state is IDLE:
             self.pool.discard(self)
         return False
 
@@ -181,7 +185,7 @@ class Http1Client(asyncio.Protocol):
     def send_request(self, exchange: Exchange, head: bytes) -> None:
         """Send a request head and expect its answer."""
         self._exchange = exchange
-        self._state = State.ACTIVE
+        self._state = ACTIVE
         self._response = None
         self.requests += 1
         self.answered = False
@@ -195,7 +199,7 @@ class Http1Client(asyncio.Protocol):
 
     def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body, already coded."""
-        if self._state is State.ACTIVE and data:
+        if self._state is ACTIVE and data:
             self.last_active = self._context.now
             self._is_sending = True
             self.transport.write(data)
@@ -215,13 +219,13 @@ class Http1Client(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Let the peer wait: the client takes bytes more slowly than it sends them."""
-        if not self.read_paused and self._state is State.ACTIVE:
+        if not self.read_paused and self._state is ACTIVE:
             self.read_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read from the peer again."""
-        if self.read_paused and self._state is not State.CLOSED:
+        if self.read_paused and self._state is not CLOSED:
             self.read_paused = False
             self.last_active = self._context.now
             self.transport.resume_reading()
@@ -299,7 +303,7 @@ class Http1Client(asyncio.Protocol):
             body.release()
             if not body.complete:
                 downstream.keep_alive = False  # what is left of the body is not waited for once the answer has ended
-        if response.framing is Framing.LENGTH and len(data) - end == response.content_length:
+        if response.framing is OF_LENGTH and len(data) - end == response.content_length:
             # The ordinary case: the whole answer in one read, so one write.
             exchange.bytes_sent = response.content_length
             exchange.status = response.status
@@ -309,11 +313,11 @@ class Http1Client(asyncio.Protocol):
             self._finish(exchange, response.keep_alive)
             return
         downstream.start_response(exchange, response, wire)
-        if response.framing is Framing.NONE:
+        if response.framing is NO_BODY:
             self._finish(exchange, response.keep_alive and len(data) == end)
             return
         self._remaining = response.content_length
-        self._decoder = ChunkedDecoder() if response.framing is Framing.CHUNKED else None
+        self._decoder = ChunkedDecoder() if response.framing is CHUNKED else None
         if len(data) > end:
             self._body_received(exchange, response, data[end:])
 
@@ -333,7 +337,7 @@ class Http1Client(asyncio.Protocol):
             raise InvalidResponse("the peer switched protocols before it had the request's body")
         wire = switching_head(head)
         downstream = exchange.downstream
-        self._state = State.CLOSED  # as far as this protocol is concerned
+        self._state = CLOSED  # as far as this protocol is concerned
         self._exchange = None
         self._context.upstream_connections.discard(self)
         exchange.status = 101
@@ -366,7 +370,7 @@ class Http1Client(asyncio.Protocol):
         return wire
 
     def _body_received(self, exchange: Exchange, response: Response, data: bytes) -> None:
-        if response.framing is Framing.LENGTH:
+        if response.framing is OF_LENGTH:
             surplus = len(data) > self._remaining
             if surplus:
                 data = data[: self._remaining]
@@ -402,8 +406,8 @@ class Http1Client(asyncio.Protocol):
         if self.read_paused:
             self.resume_reading()
         body = exchange.body
-        if keep and self._state is State.ACTIVE and (body is None or body.is_sent) and not self._asks_upgrade:
-            self._state = State.IDLE
+        if keep and self._state is ACTIVE and (body is None or body.is_sent) and not self._asks_upgrade:
+            self._state = IDLE
             self.idle_since = self._context.now
             if body is not None and self.transport.get_write_buffer_size():
                 # Most likely all has been written, and the loop has only seen the answer first.
@@ -417,7 +421,7 @@ class Http1Client(asyncio.Protocol):
 
     def _release_if_sent(self) -> None:
         """Give the connection back, unless the rest of its last request would precede the next one."""
-        if self._state is State.IDLE and (self.transport.get_write_buffer_size() or not self.pool.release(self)):
+        if self._state is IDLE and (self.transport.get_write_buffer_size() or not self.pool.release(self)):
             self.close()
 
     def __repr__(self) -> str:

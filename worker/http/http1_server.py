@@ -33,7 +33,7 @@ from worker.http.relay import RequestBody
 from worker.http.request_reader import RequestReader
 from worker.http.responses import CONTINUE, is_delimited, response_head
 from worker.http.serve import refuse, serve
-from worker.messages import Framing, Request, Response
+from worker.messages import CHUNKED, Request, Response
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
@@ -55,6 +55,10 @@ class State(IntEnum):
     LINGERING = 3
     TUNNEL = 4  # another protocol has the transport
     CLOSED = 5
+
+
+# Python 3.11 takes 0.1 us to find a member in its Enum.
+IDLE, HEAD, EXCHANGE, LINGERING, TUNNEL, CLOSED = State
 
 
 class Http1Server(asyncio.Protocol):
@@ -84,7 +88,7 @@ class Http1Server(asyncio.Protocol):
 
     def __init__(self, context: "WorkerContext") -> None:
         self._context = context
-        self._state = State.IDLE
+        self._state = IDLE
         self.transport: asyncio.Transport
         self.reader: RequestReader
         self._pending = b""
@@ -110,7 +114,7 @@ class Http1Server(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         local = transport.get_extra_info("sockname")
         if not peer or not local or not context.admit(self):
-            self._state = State.CLOSED
+            self._state = CLOSED
             self.transport.abort()
             return
         self.number = context.accepted
@@ -128,9 +132,9 @@ class Http1Server(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the client up, and with it the exchange under way."""
-        if self._state is State.CLOSED and self not in self._context.downstream_connections:
+        if self._state is CLOSED and self not in self._context.downstream_connections:
             return
-        self._state = State.CLOSED
+        self._state = CLOSED
         self._context.dismiss(self)
         exchange = self._exchange
         if exchange is not None:
@@ -139,25 +143,25 @@ class Http1Server(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Finish the exchange under way for a client that has only closed its sending side."""
-        if self._state is State.EXCHANGE and self._exchange is not None:
+        if self._state is EXCHANGE and self._exchange is not None:
             body = self._exchange.body
             self._half_closed = body is None or body.complete
-        elif self._state is State.HEAD:
+        elif self._state is HEAD:
             self._half_closed = b"\r\n\r\n" in self._pending  # a whole request waits for its turn
         return self._half_closed
 
     def close(self) -> None:
         """Close once what was written has been sent; the janitor aborts when it is not taken."""
-        if self._state is not State.CLOSED:
-            self._state = State.CLOSED
+        if self._state is not CLOSED:
+            self._state = CLOSED
             self._since = self._context.now
             self.transport.close()
 
     def abort(self) -> None:
         """Close at once: the client must see that the answer is not whole."""
         self.keep_alive = False
-        if self._state is not State.CLOSED:
-            self._state = State.CLOSED
+        if self._state is not CLOSED:
+            self._state = CLOSED
             if self.until_close and self._exchange is not None:
                 _reset_on_close(self.transport)
             self.transport.abort()
@@ -172,7 +176,7 @@ class Http1Server(asyncio.Protocol):
             self.keep_alive = False
 
     def _linger(self) -> None:
-        self._state = State.LINGERING
+        self._state = LINGERING
         self._since = self._context.now
         self._written_at = (0, self._since + LINGERING_TIME)
         self._pending = b""
@@ -222,14 +226,14 @@ class Http1Server(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
         state = self._state
-        if state is State.IDLE:
+        if state is IDLE:
             self._head_received(data)
-        elif state is State.EXCHANGE:
+        elif state is EXCHANGE:
             self._more_received(data)
-        elif state is State.HEAD:
+        elif state is HEAD:
             data, self._pending = self._pending + data, b""
             self._head_received(data)
-        elif state is State.LINGERING:
+        elif state is LINGERING:
             self._since = self._context.now
 
     def _head_received(self, data: bytes) -> None:
@@ -253,7 +257,7 @@ class Http1Server(asyncio.Protocol):
                 else:
                     request = exchange.request = reader.read(data[:end])
                     rest = data[end:]
-                if request.framing is not Framing.NONE:
+                if not reader.head:  # so there is a body
                     rest = self._body_begun(exchange, request, rest)
             except ProxyError as error:
                 self._refuse(exchange, error)
@@ -261,7 +265,7 @@ class Http1Server(asyncio.Protocol):
             self._pending = rest
         self.keep_alive = reader.asks_keep_alive and not context.draining
         self._exchange = exchange
-        self._state = State.EXCHANGE
+        self._state = EXCHANGE
         self.coroutine.send(exchange)
 
     def _head_incomplete(self, data: bytes) -> None:
@@ -270,10 +274,10 @@ class Http1Server(asyncio.Protocol):
             self.close()
             return
         if not data:
-            self._state = State.IDLE
+            self._state = IDLE
             return
-        if self._state is State.IDLE:
-            self._state = State.HEAD
+        if self._state is IDLE:
+            self._state = HEAD
             self._since = self._context.now
         limit = self._context.settings.large_client_header_buffers
         error: ProxyError | None = None
@@ -294,7 +298,7 @@ class Http1Server(asyncio.Protocol):
             exchange.buffered_body = rest[:length]
             return rest[length:]
         expects_continue = self.reader.expects_continue
-        chunked = request.framing is Framing.CHUNKED
+        chunked = request.framing is CHUNKED
         body = exchange.body = RequestBody(self._context, exchange, request, chunked, expects_continue)
         return body.feed(rest) if rest else b""
 
@@ -320,7 +324,7 @@ class Http1Server(asyncio.Protocol):
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer a head that starts no exchange, and read nothing more from this client."""
-        self._state = State.EXCHANGE
+        self._state = EXCHANGE
         self.keep_alive = False
         self._exchange = exchange
         refuse(self._context, exchange, error)
@@ -344,7 +348,7 @@ class Http1Server(asyncio.Protocol):
         request = exchange.request
         assert request is not None  # noqa: S101 - only requests that were read are answered by an upstream
         exchange.status = response.status
-        self.chunked_response = response.framing >= Framing.CHUNKED and request.version_11
+        self.chunked_response = response.framing >= CHUNKED and request.version_11
         if not (request.version_11 and self.keep_alive):
             wire = response_head(response, request, self.keep_alive)
             if not is_delimited(response, request):
@@ -358,7 +362,7 @@ class Http1Server(asyncio.Protocol):
         Returns:
             What the client has sent behind its request, and whether it sends nothing more.
         """
-        self._state = State.TUNNEL
+        self._state = TUNNEL
         self._write_paused = False
         early, self._pending = self._pending, b""
         self.resume_reading()
@@ -373,11 +377,11 @@ class Http1Server(asyncio.Protocol):
         if body is not None:
             body.close()
             exchange.body = None  # they know each other, and the collector comes by rarely
-        if self._state is not State.EXCHANGE:
+        if self._state is not EXCHANGE:
             return
         unread = exchange.request is None or (body is not None and not body.complete)
         if self.keep_alive and not unread:
-            self._state = State.HEAD if self._pending else State.IDLE
+            self._state = HEAD if self._pending else IDLE
             self._since = self._context.now
             if self._write_paused:
                 self.pause_reading()  # who does not take the answers gets no more of them
@@ -398,7 +402,7 @@ class Http1Server(asyncio.Protocol):
             self._context.loop.call_soon(self._next)
 
     def _next(self) -> None:
-        if self._state is State.HEAD and self._pending and not self._write_paused:
+        if self._state is HEAD and self._pending and not self._write_paused:
             data, self._pending = self._pending, b""
             self._head_received(data)
 
@@ -406,13 +410,13 @@ class Http1Server(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Let the client wait."""
-        if not self._read_paused and self._state is not State.CLOSED:
+        if not self._read_paused and self._state is not CLOSED:
             self._read_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read from the client again."""
-        if self._read_paused and self._state is not State.CLOSED and len(self._pending) <= MAX_PENDING_BYTES:
+        if self._read_paused and self._state is not CLOSED and len(self._pending) <= MAX_PENDING_BYTES:
             self._read_paused = False
             self._since = self._context.now
             self.transport.resume_reading()
@@ -427,7 +431,7 @@ class Http1Server(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read from the peer again."""
         self._write_paused = False
-        if self._state <= State.HEAD:
+        if self._state <= HEAD:
             self._go_on()
         elif self._exchange is not None and self._exchange.connection is not None:
             self._exchange.connection.resume_reading()
@@ -438,21 +442,21 @@ class Http1Server(asyncio.Protocol):
         """Close, or refuse, when the client has taken longer than the settings allow; called by the janitor."""
         settings = self._context.settings
         waited = now - self._since
-        if self._state is State.TUNNEL:
+        if self._state is TUNNEL:
             return
         if self._write_paused:
             self._check_progress(now, settings.send_timeout)
-        elif self._state is State.IDLE:
+        elif self._state is IDLE:
             limit = settings.keepalive_timeout if self.requests else settings.client_header_timeout
             if waited > (min(limit, DRAIN_IDLE_TIME) if self._context.draining else limit):
                 self.close()
-        elif self._state is State.HEAD:
+        elif self._state is HEAD:
             if waited > settings.client_header_timeout:
                 self._refuse(Exchange(self, now), RequestTimeout("request head not complete in time"))
-        elif self._state is State.LINGERING:
+        elif self._state is LINGERING:
             if waited > LINGERING_TIMEOUT or now > self._written_at[1]:
                 self.abort()
-        elif self._state is State.CLOSED:
+        elif self._state is CLOSED:
             if waited > settings.send_timeout:
                 self.transport.abort()
         elif self._exchange is not None and waited > settings.client_body_timeout and not self._read_paused:

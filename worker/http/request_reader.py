@@ -17,7 +17,7 @@ from worker.http.client_address import Forwarded, forwarded_lines
 from worker.http.framing import RequestFields, host_name
 from worker.http.http1_client import NO_CALLBACKS
 from worker.http.target import normalised_path, split_absolute
-from worker.messages import Framing, Request
+from worker.messages import CHUNKED, NO_BODY, OF_LENGTH, Request
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
@@ -29,12 +29,13 @@ class RequestReader:
     __slots__ = (
         "_block",
         "_client",
-        "_context",
         "_fields",
         "_forwarded",
         "_forwarded_host",
         "_last_head",
+        "_limit",
         "_parser",
+        "_rules",
         "_scheme",
         "_trust",
         "_upstream_fields",
@@ -51,7 +52,8 @@ class RequestReader:
 
     def __init__(self, context: "WorkerContext", scheme: str, peer: tuple[str, int], local: tuple[str, int]) -> None:
         """Expect the first request of a peer; both ends are an address and a port."""
-        self._context = context
+        self._limit = context.settings.large_client_header_buffers
+        self._rules = context.path_rules
         self._scheme = scheme.encode()
         self.peer_address, self.peer_port = peer  # at the other end of the connection …
         self.remote_address, self.remote_port = peer  # … and the client's, which a peer that is believed may name
@@ -88,7 +90,7 @@ class RequestReader:
         if head == self._last_head:
             return self.request
         self.head = self._last_head = b""
-        if len(head) > self._context.settings.large_client_header_buffers:
+        if len(head) > self._limit:
             raise HeadersTooLarge(f"request head of {len(head)} bytes")
         try:
             self._parser.feed_data(head)
@@ -106,28 +108,26 @@ class RequestReader:
             self._block_received(block)
         fields = self._fields
         version_11 = version == b"HTTP/1.1"
-        if not version_11:
+        if not version_11 or not fields.has_host:
             _check_version(version, fields)
-        elif not fields.has_host:
-            raise BadRequest("no Host field")
         self.asks_keep_alive = not fields.close and (version_11 or fields.keep_alive)
         host, name = fields.host, fields.host_name
         if target[:1] != b"/":
             host, name, target = self._other_form(method, target, host, name)
         path = matched = normalised_path(target)
-        rules = self._context.path_rules
-        if rules is not None:
-            target, path, matched = rules.apply(target, path)
+        if self._rules is not None:
+            target, path, matched = self._rules.apply(target, path)
         length = fields.content_length or 0
-        framing = Framing.CHUNKED if fields.chunked else Framing.LENGTH if length else Framing.NONE
+        framing = CHUNKED if fields.chunked else OF_LENGTH if length else NO_BODY
         upstream_fields = self._upstream_fields
         request = Request(method, target, path, host, name, block, version_11, framing, length, upstream_fields)
-        request.path_matched = matched
+        if self._rules is not None:
+            request.path_matched = matched
         if fields.upgrade and version_11:
             request.upgrade = fields.upgrade
         self.request = request
         self._last_head = head
-        if framing is Framing.NONE:
+        if framing is NO_BODY:
             self.head = head
         else:
             self._parser = HttpRequestParser(NO_CALLBACKS)  # the other stands at the body, which it is not to see
@@ -194,6 +194,8 @@ def port_of(host: bytes) -> bytes:
 
 
 def _check_version(version: bytes, fields: RequestFields) -> None:
+    if version == b"HTTP/1.1":
+        raise BadRequest("no Host field")
     if version != b"HTTP/1.0":
         raise (VersionNotSupported(f"{version!r}") if version.startswith(b"HTTP/") else BadRequest("invalid version"))
     if fields.chunked:
