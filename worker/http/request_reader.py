@@ -62,8 +62,8 @@ class RequestReader:
         self._client = self.remote_address.encode()
         self._parser = HttpRequestParser(NO_CALLBACKS)
         self._last_head = b""
-        self.head = b""  # likewise, but only if no body follows it: then it is all that has to be compared
-        self.request: Request  # what was read in it
+        self.head = b""  # the last one, too, unless a body follows it: to compare all that was received with
+        self.request: Request  # what was read in the last head
         self.asks_keep_alive = False
         self._block: bytes | None = None  # the field lines of the last head …
         self._fields: RequestFields
@@ -121,7 +121,7 @@ class RequestReader:
         framing = CHUNKED if fields.chunked else OF_LENGTH if length else NO_BODY
         upstream_fields = self._upstream_fields
         request = Request(method, target, path, host, name, block, version_11, framing, length, upstream_fields)
-        if self._rules is not None:
+        if matched is not path:
             request.path_matched = matched
         if fields.upgrade and version_11:
             request.upgrade = fields.upgrade
