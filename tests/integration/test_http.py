@@ -194,7 +194,7 @@ def test_malformed_requests_are_refused_and_never_forwarded(gateway: Gateway, up
     for data in HEADS + CHUNKED_BODIES:
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
             answer = exchange(sock, data)
-        assert not answer or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 505 ", b"HTTP/1.1 501 ")), data
+        assert not answer or answer[9:12] in (b"400", b"405", b"501", b"505"), data
         assert answer.count(b"HTTP/1.1 ") <= 1, data
     forwarded = [head for head in upstream.requests if b"mal" in head.split(b"\r\n")[0]]
     # A sound head may have gone ahead of a broken body; it then says chunked and never gets its last chunk.

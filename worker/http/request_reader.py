@@ -112,7 +112,7 @@ class RequestReader:
             _check_version(version, fields)
         self.asks_keep_alive = not fields.close and (version_11 or fields.keep_alive)
         host, name = fields.host, fields.host_name
-        if target[:1] != b"/":
+        if target[:1] != b"/" or method == b"CONNECT":
             host, name, target = self._other_form(method, target, host, name)
         path = matched = normalised_path(target)
         if self._rules is not None:
