@@ -187,7 +187,8 @@ def _before(takers: _Takers, candidate: Candidate) -> Iterator[Candidate]:
         [found for shape in shapes for host in _covering(name) if (found := takers.get((shape, host))) is not None]
         for name in names
     )
-    return chain.from_iterable(min(choices, key=_size))
+    fewest = min(choices, key=_size)
+    return chain.from_iterable(fewest)
 
 
 def _size(lists: list[list[Candidate]]) -> int:

@@ -26,10 +26,10 @@ def test_all_have_their_turns_one_after_the_other_and_the_loop_goes_round_betwee
         turns.call(stepping("a", 2))
         turns.call(stepping("b", 2))
         turns.call(lambda: told.append("never")).cancel()
-        while len(told) < 8:  # noqa: ASYNC110 - the condition is told by callbacks
+        while len(told) < 8:  # noqa: ASYNC110 - others write it  # noqa: ASYNC110 - the condition is told by callbacks
             await asyncio.sleep(0.001)
         turns.call(stepping("c", 1))
-        while len(told) < 10:  # noqa: ASYNC110 - the condition is told by callbacks
+        while len(told) < 10:  # noqa: ASYNC110 - others write it  # noqa: ASYNC110 - the condition is told by callbacks
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), 10))
