@@ -15,6 +15,7 @@ from worker.context import WorkerContext
 from worker.errors import PeerClosed
 from worker.http.http1_client import Http1Client
 from worker.http.http1_server import MAX_WHOLE_BODY_BYTES, Http1Server
+from worker.routing.conditions import compile_condition
 from worker.routing.pattern import Pattern
 from worker.routing.route import Route
 from worker.upstream.balancers.roundrobin import RoundRobin
@@ -217,3 +218,17 @@ def test_a_connection_is_freed_without_the_collector(bench: Bench) -> None:
         assert alive() == before
     finally:
         gc.enable()
+
+
+def test_equal_heads_with_other_bodies_take_other_routes(bench: Bench) -> None:
+    condition, is_repeatable = compile_condition([["request_body", "==", "abc"]])
+    nowhere = Route("2", (Pattern("/*"),), (), frozenset(), 1, condition=condition, repeatable=is_repeatable)
+    bench.context.router.add(nowhere)
+    statuses = []
+    for body in (b"xyz", b"abc", b"xyz"):
+        bench.client.data_received(post("/a", body))
+        for peer in (0, 1):
+            if bench.sent(peer):
+                bench.peers[peer].data_received(ANSWER)
+        statuses.append(bench.answered()[0][9:12])
+    assert statuses == [b"200", b"503", b"200"]
