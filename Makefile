@@ -15,7 +15,7 @@ run: $(INSTALLED) ## start the gateway with an etcd, an upstream and a route to 
 	@$(VENV)/bin/python -m conf.demo.run
 
 test: $(INSTALLED) ## run the tests (ARGS="-k watch" chooses)
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest -n 2 --dist worksteal $(ARGS)
 
 check: style types ## style and types
 
