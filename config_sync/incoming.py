@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from config_sync.digest import MODULUS
-from config_sync.memory import trim_aside
 from config_sync.records import Change, Decoded, Entry, Event, Item, Rejected, Staging, item_hash, place_of
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ log = logging.getLogger("propylon.sync")
 
 IN_PLACE = 256  # items put in place one by one in the last step; for more a second table is made aside
 COMPARED = 64  # records compared between two steps
-TRIMMED = 10_000  # items freed after which memory is given back
 MERGED = 256  # items taken over into a second table, or freed with the first, between two steps
 DECODED = 8  # records decoded between two steps
 
@@ -175,14 +173,11 @@ class Incoming:
 
     def _free_replaced(self) -> Iterator[None]:
         """Free the items that are no more: for very many at once that takes as long as some hundred requests."""
-        is_much = sum(map(len, self._replaced)) >= TRIMMED
         for items in self._replaced:
             while items:
                 items.popitem()
                 if len(items) % MERGED == 0:
                     yield
-        if is_much:
-            trim_aside()
 
     def _merge(self) -> Iterator[None]:
         """Make a second table aside where so many items differ that the live one could not be changed at once."""
