@@ -119,12 +119,13 @@ class Switcher:
         upstream = self.builder.build(owner, config.upstream, previous, f"{directory}/{id_}")
         return UpstreamCell(owner, upstream, is_inline=True)
 
-    def _build_deferred(self, id_: str) -> Upstream | None:
-        """Build the inline upstream of the route that is live."""
-        config: schema.Route | None = self._store.value("routes", id_)
-        if config is None or config.upstream is None:
+    def _build_deferred(self, cell: DeferredCell) -> Upstream | None:
+        """Build the inline upstream of a live route; of one that has been replaced nobody would give it back."""
+        route = self.routes.get(cell.id)
+        config: schema.Route | None = self._store.value("routes", cell.id)
+        if route is None or route.upstream is not cell or config is None or config.upstream is None:
             return None
-        return self.builder.build(id_, config.upstream, None, f"routes/{id_}")
+        return self.builder.build(cell.id, config.upstream, None, f"routes/{cell.id}")
 
     def discard_cell(self, cell: UpstreamCell | None) -> None:
         """Give back what a cell used that belonged to a route or service alone."""

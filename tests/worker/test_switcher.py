@@ -7,6 +7,7 @@ import pytest
 
 from config_sync.cache import ConfigStore, Deletion, Entry, Event
 from tests.fakes.answers import Answers
+from worker.errors import UpstreamMissing
 from worker.http.serve import upstream_of
 from worker.switcher import Switcher
 
@@ -67,6 +68,15 @@ def test_an_inline_upstream_is_built_when_it_is_wanted(gate: Gate) -> None:
     gate.put(routes_1={"uri": "/a", "upstream": ONE, "desc": "changed"})
     assert gate.answers.pool_users() == {"10.0.0.1:80": 1, "10.0.0.2:80": 1}, "it keeps its connections"
     gate.put(routes_1=None, routes_2=None)
+    assert gate.answers.pool_users() == {}
+
+
+def test_an_inline_upstream_of_a_route_that_has_been_replaced_is_not_built(gate: Gate) -> None:
+    gate.put(routes_1={"uri": "/a", "upstream": ONE})
+    replaced = gate.switcher.routes["1"]
+    gate.put(routes_1={"uri": "/a", "upstream": TWO})
+    with pytest.raises(UpstreamMissing):
+        upstream_of(replaced)
     assert gate.answers.pool_users() == {}
 
 

@@ -126,14 +126,15 @@ class UpstreamBuilder:
         """Tell whether an upstream may as well be built when it is wanted.
 
         Not so when it would do something before (be probed, be discovered, have names looked up), when building it
-        takes long, or when there is something to complain of.
+        takes long, when it takes over what is counted of nodes, or when there is something to complain of.
         """
         return (
             config.scheme == "http"
             and config.type == "roundrobin"
             and config.checks is None
+            and not config.max_conns
             and config.nodes is not None
-            and all(is_address(node.host.strip("[]")) for node in config.nodes)
+            and all(node.max_conns is None and is_address(node.host.strip("[]")) for node in config.nodes)
         )
 
     def prepare(self) -> None:

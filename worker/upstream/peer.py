@@ -163,15 +163,15 @@ class DeferredCell(UpstreamCell):
 
     __slots__ = ("_build",)
 
-    def __init__(self, id_: str, build: Callable[[str], Upstream | None]) -> None:
-        """Prepare a place; ``build`` is called with its id when the upstream is wanted."""
+    def __init__(self, id_: str, build: "Callable[[DeferredCell], Upstream | None]") -> None:
+        """Prepare a place; ``build`` is called with it when the upstream is wanted."""
         super().__init__(id_, is_inline=True)
         self._build = build
 
     def used(self) -> Upstream | None:
         """Return the upstream, built by now."""
         if self.current is None:
-            self.put(self._build(self.id))
+            self.put(self._build(self))
         return self.current
 
 
