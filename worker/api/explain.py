@@ -171,7 +171,7 @@ class Explanation:
             else:
                 self._omitted += 1
         switcher = context.switcher
-        for other in others(switcher.routes, switcher.disabled, seen, self._exchange.request):
+        for other in others(context.router, switcher.disabled, seen, self._exchange.request):
             if other is None:
                 yield
             elif len(self._others) < self._limit:

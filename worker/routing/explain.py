@@ -95,13 +95,22 @@ def _behind(verdict: Verdict, winner: Verdict) -> str:
 
 
 def others(
-    routes: Mapping[str, Route], disabled: Mapping[str, Route], seen: set[str], request: "Request"
+    router: Router, disabled: Mapping[str, Route], seen: set[str], request: "Request"
 ) -> Iterator[tuple[Route, str] | None]:
-    """Walk the routes that have the path, but were no candidates, with the reason; None: a step."""
+    """Walk the routes that have the path, but were no candidates, with the reason; None: a step.
+
+    ``seen`` holds the ids of those that were, and of all that have been told.
+    """
     path = request.path_matched
-    for at, route in enumerate(list(routes.values()), 1):
-        if route.id not in seen and any(pattern.covers(path) for pattern in route.patterns):
-            yield route, f"host: takes {' '.join(route.hosts)}"
+    for at, (_, table) in enumerate(router.all_tables(), 1):
+        for bucket in table.buckets(path):
+            for nth, candidate in enumerate(list(bucket), 1):
+                route = candidate.route
+                if route.id not in seen and candidate.pattern.covers(path):
+                    seen.add(route.id)
+                    yield route, f"host: takes {' '.join(route.hosts)}"
+                if nth % PORTION == 0:
+                    yield None
         if at % PORTION == 0:
             yield None
     for at, route in enumerate(list(disabled.values()), 1):

@@ -232,8 +232,8 @@ class HostRouter(Router):
         yield "", self._unbound
 
     def all_tables(self) -> Iterator[tuple[str, PathRouter]]:
-        """Walk all tables."""
-        for host, table in self._hosts.items():
+        """Walk all tables; they may change meanwhile."""
+        for host, table in list(self._hosts.items()):
             yield host.decode(), table
         for suffix, table in self._wildcards:
             yield "*" + suffix[::-1].decode(), table
