@@ -14,121 +14,46 @@ A reload forks a complete new generation beside the old one. When all of it has 
 is told to drain; when one of it fails, all of it is ended, and the old one stays.
 """
 
-import argparse
 import contextlib
-import grp
 import json
 import logging
 import os
-import pwd
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from config_sync.errors import SettingsError
-from config_sync.settings import Address, Settings, load_settings
-from worker.listener import Listeners, check_nobody_listens, close_listeners, open_missing, share_out
+from config_sync.settings import Settings, load_settings
 from worker.observability.logs import ErrorLog
 from worker.observability.systemd import notify
-from worker.scoreboard import Entry, Scoreboard
+from worker.scoreboard import Scoreboard
+from worker.supervisor.child import Child, Slot
+from worker.supervisor.command import own_version, parse_arguments, send_signal
+from worker.supervisor.files import (
+    RELOAD_RESULT,
+    PidFile,
+    give_error_log,
+    open_error_log,
+    prepare_runtime_dir,
+    remove_stale_locks,
+    write_own,
+)
+from worker.supervisor.listeners import Listeners, all_addresses, close_listeners, open_missing, share_out
+from worker.supervisor.respawn import QUICK_DEATH, respawn_delay
+from worker.supervisor.signals import HANDLED, Command, Phase, plan
+from worker.supervisor.spawn import WorkerMain, fork_worker, serve
 
 log = logging.getLogger("propylon.master")
 
 TICK = 1.0  # seconds between two looks at the clock
-QUICK_DEATH = 10.0  # a worker that dies younger is not re-forked at once a second time
-LONGEST_DELAY = 30.0
 KILL_AFTER = 5.0  # a fast stop gives workers this long
-RELOAD_RESULT = "reload.json"
 FIXED = ("runtime_dir", "pid", "user")  # settings: the files of those who run already depend on them
 MAX_WORKERS = 1_024
 EXIT_SETTINGS = 78  # what a worker ends with when its settings are of no use (EX_CONFIG)
-
-
-class Phase(Enum):
-    """What the master is doing."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    RELOADING = "reloading"
-    STOPPING = "stopping"
-
-
-class Command(Enum):
-    """What it is to do."""
-
-    RELOAD = "reload"
-    RELOAD_AGAIN = "reload again when this one is over"
-    DRAIN = "drain all workers and exit"
-    TERMINATE = "end all workers and exit"
-    REOPEN_LOGS = "reopen logs"
-    GROW = "one worker more"
-    SHRINK = "one worker less"
-    IGNORE = "nothing"
-
-
-_ALWAYS = {
-    signal.SIGQUIT: Command.DRAIN,
-    signal.SIGTERM: Command.TERMINATE,
-    signal.SIGINT: Command.TERMINATE,
-    signal.SIGUSR1: Command.REOPEN_LOGS,
-}
-PLAN: dict[Phase, dict[signal.Signals, Command]] = {
-    Phase.STARTING: {**_ALWAYS, signal.SIGHUP: Command.RELOAD_AGAIN},
-    Phase.RUNNING: {
-        **_ALWAYS,
-        signal.SIGHUP: Command.RELOAD,
-        signal.SIGTTIN: Command.GROW,
-        signal.SIGTTOU: Command.SHRINK,
-    },
-    Phase.RELOADING: {**_ALWAYS, signal.SIGHUP: Command.RELOAD_AGAIN},
-    Phase.STOPPING: {**_ALWAYS, signal.SIGQUIT: Command.IGNORE},
-}
-HANDLED = (*_ALWAYS, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
-
-
-def plan(phase: Phase, received: signal.Signals) -> Command:
-    """Decide what a signal means."""
-    return PLAN[phase].get(received, Command.IGNORE)
-
-
-def respawn_delay(failures: int) -> float:
-    """Return how long to wait, in seconds, before a slot is filled again that has failed so often in a row."""
-    return 0.0 if failures <= 1 else float(min(LONGEST_DELAY, 0.1 * 2 ** min(failures, 12)))
-
-
-@dataclass
-class Child:
-    """A worker as the master sees it."""
-
-    pid: int
-    generation: int
-    control: socket.socket
-    entry: Entry
-    born: float
-    ready: bool = False
-    silent: bool = False  # it has closed its end; SIGCHLD tells the rest
-
-
-@dataclass
-class Slot:
-    """A place for a worker, with its listening sockets."""
-
-    listeners: Listeners
-    worker: Child | None = None
-    retired: list[Child] = field(default_factory=list)  # told to drain
-    failures: int = 0  # quick deaths in a row
-    respawn_at: float | None = None
-
-    def children(self) -> list[Child]:
-        """Return everyone who lives here."""
-        return [*([self.worker] if self.worker is not None else []), *self.retired]
 
 
 @dataclass
@@ -140,21 +65,6 @@ class Upcoming:
     listeners: list[Listeners]  # of each slot, those opened for it and those that stay
     opened: list[Listeners]
     workers: list[Child] = field(default_factory=list)
-
-
-def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, minimum_revision: int) -> int:
-    """Be a worker: import what serves requests, and run it."""
-    from worker.process import WorkerBoot, run_worker
-
-    control = settings.control_address()
-    sockets = [sock for address, sock in listeners if address != control]
-    api_sockets = [sock for address, sock in listeners if address == control]
-    return run_worker(
-        WorkerBoot(settings, slot, child.generation, sockets, api_sockets, child.control, child.entry, minimum_revision)
-    )
-
-
-WorkerMain = Callable[[Settings, int, Child, Listeners, int], int]
 
 
 class Master:
@@ -306,30 +216,14 @@ class Master:
             OSError: there are too many processes, descriptors or workers that drain, or too little memory.
         """
         entry = self._scoreboard.allocate(at, self.generation, settings.store_identity())
+        alike = [child.entry for child in self._everyone() if child.entry.store == entry.store]
+        minimum = max((other.revision for other in alike), default=0)
+        mine = listeners + self._control_listeners(settings, listeners)
         try:
-            return self._fork_for(entry, at, settings, listeners)
+            return fork_worker(entry, settings, mine, minimum, lambda: self._sockets_but(mine), self._worker_main)
         except OSError:
             self._scoreboard.release(entry)
             raise
-
-    def _fork_for(self, entry: Entry, at: int, settings: Settings, listeners: Listeners) -> Child:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        alike = [child.entry for child in self._everyone() if child.entry.store == entry.store]
-        minimum = max((other.revision for other in alike), default=0)
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
-        if pid == 0:
-            ours.close()
-            child = Child(os.getpid(), self.generation, theirs, entry, time.monotonic())
-            mine = listeners + self._control_listeners(settings, listeners)
-            self._become_worker(at, settings, child, mine, minimum)
-        theirs.close()
-        entry.pid = pid
-        return Child(pid, self.generation, ours, entry, time.monotonic())
 
     def _control_listeners(self, settings: Settings, own: Listeners) -> Listeners:
         """Return the control sockets of the other slots: when a worker hangs, the others answer in its place."""
@@ -338,36 +232,12 @@ class Master:
         control = settings.control_address()
         return [listener for slot in slots for listener in slot if listener[0] == control and listener not in own]
 
-    def _become_worker(
-        self, at: int, settings: Settings, me: Child, listeners: Listeners, minimum_revision: int
-    ) -> None:
-        """Turn this child of the fork into a worker; does not return."""
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in HANDLED:
-                signal.signal(number, signal.SIG_DFL)
-            # Ctrl-C and a HUP to the whole group are the master's to deal with.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            self._close_what_is_not_mine(listeners)
-            code = self._worker_main(settings, at, me, listeners, minimum_revision)
-        except BaseException:
-            log.exception("worker %d has failed", at)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def _close_what_is_not_mine(self, listeners: Listeners) -> None:
-        # A second copy of another worker's socket would keep its end from being noticed.
-        self._wakeup.close()
-        self._wakeup_write.close()
-        for child in self._everyone():
-            child.control.close()
+    def _sockets_but(self, mine: Listeners) -> list[socket.socket]:
+        """Return every socket of the master but these; what a worker closes."""
         upcoming = self._upcoming.listeners if self._upcoming is not None else []
-        for others in (*(slot.listeners for slot in self.slots), *upcoming):
-            close_listeners(listener for listener in others if listener not in listeners)
+        listeners = [listener for each in (*(slot.listeners for slot in self.slots), *upcoming) for listener in each]
+        foreign = [listener[1] for listener in listeners if listener not in mine]
+        return [self._wakeup, self._wakeup_write, *(child.control for child in self._everyone()), *foreign]
 
     def _heard(self, child: Child) -> None:
         try:
@@ -578,174 +448,6 @@ class Master:
             path.with_suffix(".tmp").replace(path)
 
 
-def all_addresses(settings: Settings, present: Sequence[Listeners]) -> list[Address]:
-    """Return what is listened on, the control address last; that one must not be shared with another gateway.
-
-    Raises:
-        SettingsError: it is taken, by others than us.
-    """
-    control = settings.control_address()
-    if control is None:
-        return settings.addresses()
-    if not any(address == control for listeners in present for address, _ in listeners):
-        try:
-            check_nobody_listens(control)
-        except SettingsError as error:
-            raise SettingsError(f'control.listen: {error}; choose another, or "" for none') from error
-    return [*settings.addresses(), control]
-
-
-class PidFile:
-    """The file that tells which process to signal."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self) -> None:
-        """Enter our pid.
-
-        Raises:
-            SettingsError: another master is alive, or the file cannot be written.
-        """
-        pid = self.read()
-        if pid is not None and pid != os.getpid() and is_alive(pid):
-            raise SettingsError(f"pid: {self._path} names process {pid}, which is running; stop it first")
-        try:
-            write_own(self._path, f"{os.getpid()}\n")
-        except OSError as error:
-            raise SettingsError(f"pid: cannot write {self._path}: {error.strerror}") from error
-
-    def read(self) -> int | None:
-        """Return the pid in it."""
-        try:
-            return int(self._path.read_text())
-        except (OSError, ValueError):
-            return None
-
-    def remove(self) -> None:
-        """Take it away if it is ours."""
-        if self.read() == os.getpid():
-            self._path.unlink(missing_ok=True)
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def give_to_user(path: Path, settings: Settings) -> None:
-    """Hand a file over to whom the workers run as, when we are root; raises SettingsError."""
-    if not settings.user or os.geteuid() != 0:
-        return
-    user, _, group = settings.user.partition(":")
-    try:
-        gid = grp.getgrnam(group).gr_gid if group else -1
-        # A worker may have put a link there, to what is not its own.
-        os.chown(path, pwd.getpwnam(user).pw_uid, gid, follow_symlinks=False)
-    except (OSError, KeyError) as error:
-        raise SettingsError(f"user: {error}") from error
-
-
-def prepare_runtime_dir(settings: Settings) -> None:
-    """Make the directory for the files of the running gateway; raises SettingsError."""
-    path = Path(settings.runtime_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"runtime_dir: {path}: {error.strerror}") from error
-    give_to_user(path.resolve(), settings)
-
-
-def remove_stale_locks(settings: Settings) -> None:
-    """Remove lock files that workers of another user have left, and ours could not open; while none are running."""
-    if settings.user and os.geteuid() == 0:
-        for lock in Path(settings.runtime_dir).glob("*.lock"):
-            with contextlib.suppress(OSError):
-                lock.unlink()
-
-
-def write_own(path: Path, text: str) -> None:
-    """Write a file in a directory that the workers, who may have fewer rights than we, can write to, too.
-
-    Raises:
-        OSError: it cannot be written, or something other than a file has been put in its place.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
-    with open(os.open(path, flags, 0o644), "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-def open_error_log(settings: Settings) -> ErrorLog:
-    """Open the log the settings name; raises SettingsError."""
-    try:
-        opened = ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
-    except OSError as error:
-        raise SettingsError(f"error_log: {error}") from error
-    give_error_log(settings)
-    return opened
-
-
-def give_error_log(settings: Settings) -> None:
-    """Let the workers write to the log that the master has opened; raises SettingsError."""
-    path = settings.error_log_path()
-    if path is not None:
-        give_to_user(path, settings)
-
-
-def own_version() -> str:
-    """Return the version of this installation."""
-    try:
-        return version("propylon")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
-SIGNALS = {
-    "reload": signal.SIGHUP,
-    "quit": signal.SIGQUIT,
-    "stop": signal.SIGTERM,
-    "reopen": signal.SIGUSR1,
-}
-
-
-def send_signal(settings: Settings, word: str) -> int:
-    """Carry out ``-s``; a reload is waited for."""
-    pid = PidFile(settings.path(settings.pid)).read()
-    if pid is None or not is_alive(pid):
-        print(f"propylon: no master is running ({settings.path(settings.pid)})", file=sys.stderr)
-        return 1
-    before = reload_result(settings)
-    os.kill(pid, SIGNALS[word])
-    if word != "reload":
-        return 0
-    until = time.monotonic() + settings.worker_startup_timeout + 10
-    while time.monotonic() < until:
-        result = reload_result(settings)
-        if result != before:
-            if result.get("ok"):
-                return 0
-            print(f"propylon: reload failed: {result.get('reason')}", file=sys.stderr)
-            return 1
-        time.sleep(0.05)
-    print("propylon: the master has not answered in time", file=sys.stderr)
-    return 1
-
-
-def reload_result(settings: Settings) -> dict[str, object]:
-    """Return what the master wrote of its last reload."""
-    try:
-        result = json.loads(settings.path(RELOAD_RESULT).read_text())
-    except (OSError, ValueError):
-        return {}
-    return result if isinstance(result, dict) else {}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``propylon``."""
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -754,14 +456,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from config_sync.ctl.command import main as ctl
 
         return ctl(words[1:])
-    parser = argparse.ArgumentParser(
-        "propylon", description="An API gateway configured from etcd.", epilog="propylon ctl --help: what is in etcd."
-    )
-    parser.add_argument("-c", dest="conf", metavar="FILE", default="conf/config.yaml", help="settings (%(default)s)")
-    parser.add_argument("-t", dest="test", action="store_true", help="check the settings and exit")
-    parser.add_argument("-s", dest="signal", choices=SIGNALS, help="signal a running master; reload waits")
-    parser.add_argument("-v", action="version", version=f"propylon {own_version()}")
-    options = parser.parse_args(words)
+    options = parse_arguments(words)
     try:
         settings = load_settings(options.conf)
         if options.test:

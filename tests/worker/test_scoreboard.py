@@ -108,3 +108,24 @@ def test_revisions_of_another_store_are_owed_to_nobody() -> None:
     assert (board.owed(7), board.owed(8)) == (900, 0)
     new.revision = 5
     assert board.owed(8) == 5
+
+
+def test_scoreboard_entries_are_apart_and_used_again() -> None:
+    board = Scoreboard(2)
+    one, two = board.allocate(0, 1), board.allocate(1, 1)
+    one.revision = 5
+    two.heartbeat_ns = 1 << 62
+    assert (one.revision, two.revision, one.heartbeat_ns) == (5, 0, 0)
+    assert one.state == WorkerState.STARTING
+    board.release(one)
+    again = board.allocate(0, 2)
+    assert (again.revision, again.generation) == (0, 2)
+
+
+def test_a_full_scoreboard_refuses_a_worker() -> None:
+    board = Scoreboard(1)
+    entry = board.allocate(0, 1)
+    with pytest.raises(OSError, match="workers already"):
+        board.allocate(1, 1)
+    board.release(entry)
+    board.allocate(1, 1)

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from config_sync.errors import SettingsError
-from config_sync.settings import Address
+from config_sync.settings import Address, Settings
 
 Listeners = list[tuple[Address, socket.socket]]
 
@@ -31,6 +31,23 @@ def open_listener(address: Address, backlog: int) -> socket.socket:
         sock.close()
         raise SettingsError(f"listen: cannot bind {address}: {error.strerror}") from error
     return sock
+
+
+def all_addresses(settings: Settings, present: Sequence[Listeners]) -> list[Address]:
+    """Return what is listened on, the control address last; that one must not be shared with another gateway.
+
+    Raises:
+        SettingsError: it is taken, by others than us.
+    """
+    control = settings.control_address()
+    if control is None:
+        return settings.addresses()
+    if not any(address == control for listeners in present for address, _ in listeners):
+        try:
+            check_nobody_listens(control)
+        except SettingsError as error:
+            raise SettingsError(f'control.listen: {error}; choose another, or "" for none') from error
+    return [*settings.addresses(), control]
 
 
 def check_nobody_listens(address: Address) -> None:

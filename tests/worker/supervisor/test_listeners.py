@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Address
-from worker.listener import Listeners, check_nobody_listens, close_listeners, open_missing, share_out
+from worker.supervisor.listeners import Listeners, check_nobody_listens, close_listeners, open_missing, share_out
 
 A, B = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
 

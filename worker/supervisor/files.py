@@ -1,0 +1,130 @@
+"""The files of the running gateway: the runtime directory, the pid file, the error log, the outcome of a reload.
+
+Workers, which may have fewer rights than the master, can write to the directory, too: nothing in it is trusted, and
+nothing is written through a link.
+"""
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+from pathlib import Path
+
+from config_sync.errors import SettingsError
+from config_sync.settings import Settings
+from worker.observability.logs import ErrorLog
+
+RELOAD_RESULT = "reload.json"
+
+
+class PidFile:
+    """The file that tells which process to signal."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self) -> None:
+        """Enter our pid.
+
+        Raises:
+            SettingsError: another master is alive, or the file cannot be written.
+        """
+        pid = self.read()
+        if pid is not None and pid != os.getpid() and is_alive(pid):
+            raise SettingsError(f"pid: {self._path} names process {pid}, which is running; stop it first")
+        try:
+            write_own(self._path, f"{os.getpid()}\n")
+        except OSError as error:
+            raise SettingsError(f"pid: cannot write {self._path}: {error.strerror}") from error
+
+    def read(self) -> int | None:
+        """Return the pid in it."""
+        try:
+            return int(self._path.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def remove(self) -> None:
+        """Take it away if it is ours."""
+        if self.read() == os.getpid():
+            self._path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def give_to_user(path: Path, settings: Settings) -> None:
+    """Hand a file over to whom the workers run as, when we are root; raises SettingsError."""
+    if not settings.user or os.geteuid() != 0:
+        return
+    user, _, group = settings.user.partition(":")
+    try:
+        gid = grp.getgrnam(group).gr_gid if group else -1
+        # A worker may have put a link there, to what is not its own.
+        os.chown(path, pwd.getpwnam(user).pw_uid, gid, follow_symlinks=False)
+    except (OSError, KeyError) as error:
+        raise SettingsError(f"user: {error}") from error
+
+
+def prepare_runtime_dir(settings: Settings) -> None:
+    """Make the directory for the files of the running gateway; raises SettingsError."""
+    path = Path(settings.runtime_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"runtime_dir: {path}: {error.strerror}") from error
+    give_to_user(path.resolve(), settings)
+
+
+def remove_stale_locks(settings: Settings) -> None:
+    """Remove lock files that workers of another user have left, and ours could not open; while none are running."""
+    if settings.user and os.geteuid() == 0:
+        for lock in Path(settings.runtime_dir).glob("*.lock"):
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+def write_own(path: Path, text: str) -> None:
+    """Write a file in a directory that the workers, who may have fewer rights than we, can write to, too.
+
+    Raises:
+        OSError: it cannot be written, or something other than a file has been put in its place.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o644), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def open_error_log(settings: Settings) -> ErrorLog:
+    """Open the log the settings name; raises SettingsError."""
+    try:
+        opened = ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
+    except OSError as error:
+        raise SettingsError(f"error_log: {error}") from error
+    give_error_log(settings)
+    return opened
+
+
+def give_error_log(settings: Settings) -> None:
+    """Let the workers write to the log that the master has opened; raises SettingsError."""
+    path = settings.error_log_path()
+    if path is not None:
+        give_to_user(path, settings)
+
+
+def reload_result(settings: Settings) -> dict[str, object]:
+    """Return what the master wrote of its last reload."""
+    try:
+        result = json.loads(settings.path(RELOAD_RESULT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
