@@ -37,6 +37,7 @@ from worker.observability.logs import ErrorLog
 from worker.scoreboard import Entry, Scoreboard, WorkerState
 from worker.upstream.health.monitor import HealthMonitor
 from worker.upstream.health.registry import CheckRegistry
+from worker.vitals import Vitals
 
 log = logging.getLogger("propylon.worker")
 
@@ -147,6 +148,7 @@ class Worker:
         self._provider = open_provider(boot.settings, self._store, loop, self._progressed)
         self._last_good = open_last_good(boot.settings, self._store, loop)
         self._publisher = Publisher(boot.entry, self._store, lambda: self._provider.state())
+        self._vitals = Vitals(boot.entry, self._context)
         self._api = ControlServer(self._context, self._store, boot.entry)
         self._api_task: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
@@ -180,6 +182,7 @@ class Worker:
                 loop.run_until_complete(self._last_good.stopped())
             self._api.close()
             self._context.close()
+            self._vitals.close()
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
@@ -338,10 +341,6 @@ class Worker:
     # what the worker says
 
     def _beat(self) -> None:
-        entry, context = self._boot.entry, self._context
-        entry.heartbeat_ns = time.monotonic_ns()
-        entry.connections = context.connections
-        entry.requests = context.requests
-        entry.accepted = context.accepted
+        self._vitals.write()
         self._publisher.publish()
         self._loop.call_later(HEARTBEAT, self._beat)

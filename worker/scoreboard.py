@@ -3,24 +3,22 @@
 It is mapped before the first fork, and the master gives every worker an entry for its life: while a reload drains,
 a slot has several workers. Every field is one aligned 64-bit word with one writer, so nobody locks.
 
-An entry also has a record: bytes that its worker publishes as a whole. There are two places for it. The writer fills
-the one that nobody is sent to and then moves ``sequence``, whose last bit tells which holds, so a writer that is
-stopped or killed half-way leaves the record before intact. A reader that was overtaken twice sees it by the sequence,
-or, on machines that reorder stores, by the checksum, and reads again.
+An entry also has a record, which its worker publishes as a whole (``published``); so has the master.
+
+    header (8 words) │ restarts (a word for each slot) │ entries (24 words each) │ records, the master's last
 """
 
 import errno
 import mmap
-import struct
 import time
 from enum import IntEnum
-from zlib import crc32
 
+from worker.published import RECORD_BYTES, Published
 from worker.upstream.health.table import HealthTable
 from worker.upstream.shared_loads import SharedLoads
 
 MAX_ENTRIES = 4_096
-MAX_RECORD_BYTES = 4_088
+MAX_SLOTS = 1_024
 _FIELDS = (
     "pid",
     "generation",
@@ -32,14 +30,20 @@ _FIELDS = (
     "heartbeat_ns",
     "slot",
     "store",
+    "born_ns",
+    "rss",
+    "idle",
+    "active",
+    "tunnels",
+    "upstream_idle",
+    "upstream_active",
 )
 _SEQUENCE = len(_FIELDS)
-_ENTRY_WORDS = 16
+_ENTRY_WORDS = 24
 _HEADER_WORDS = 8
-_USED, _SLOTS, _CONFIRMED_NS, _PROMISED = range(4)
-_RECORD_HEAD = struct.Struct("=II")  # length, CRC-32
-_RECORD_PLACE = _RECORD_HEAD.size + MAX_RECORD_BYTES
-_READS = 100  # a record is given up after so many tries; one suffices but for a reader that was overtaken
+_USED, _SLOTS, _CONFIRMED_NS, _PROMISED, _MASTER_SEQUENCE = range(5)
+_RESTARTS_AT = _HEADER_WORDS
+_ENTRIES_AT = _RESTARTS_AT + MAX_SLOTS
 
 
 class WorkerState(IntEnum):
@@ -62,23 +66,41 @@ def _field(at: int) -> property:
 
 
 class Entry:
-    """One worker's line; ``heartbeat_ns`` is of the monotonic clock.
+    """One worker's line.
 
-    Revisions can be compared between entries whose ``store`` is the same.
+    ``born_ns`` and ``heartbeat_ns`` are of the monotonic clock, ``rss`` is in bytes. ``connections`` are those of
+    clients, of which ``idle`` wait for a request, ``tunnels`` are upgraded, and ``active`` are all others. Revisions
+    can be compared between entries whose ``store`` is the same.
     """
 
-    __slots__ = ("_places", "base", "board", "number", "words")
+    __slots__ = ("_record", "base", "board", "number", "words")
 
     def __init__(self, board: "Scoreboard", number: int) -> None:
         self.board = board
         self.number = number
         self.words = board.words
-        self.base = _HEADER_WORDS + number * _ENTRY_WORDS
-        self._places = board.records_at + number * 2 * _RECORD_PLACE
+        self.base = _ENTRIES_AT + number * _ENTRY_WORDS
+        self._record = board.record(number, self.base + _SEQUENCE)
 
-    pid, generation, state, revision, connections, requests, accepted, heartbeat_ns, slot, store = map(
-        _field, range(len(_FIELDS))
-    )
+    (
+        pid,
+        generation,
+        state,
+        revision,
+        connections,
+        requests,
+        accepted,
+        heartbeat_ns,
+        slot,
+        store,
+        born_ns,
+        rss,
+        idle,
+        active,
+        tunnels,
+        upstream_idle,
+        upstream_active,
+    ) = map(_field, range(len(_FIELDS)))
 
     def publish(self, record: bytes) -> None:
         """Make a record visible to all processes, in place of the last; only for the entry's own worker.
@@ -86,30 +108,11 @@ class Entry:
         Raises:
             ValueError: it is longer than ``MAX_RECORD_BYTES``.
         """
-        if len(record) > MAX_RECORD_BYTES:
-            raise ValueError(f"a record of {len(record)} bytes; {MAX_RECORD_BYTES} is the limit")
-        sequence = self.words[self.base + _SEQUENCE] + 1
-        start = self._place(sequence)
-        written = _RECORD_HEAD.pack(len(record), crc32(record)) + record
-        self.board.memory[start : start + len(written)] = written
-        self.words[self.base + _SEQUENCE] = sequence
+        self._record.write(record)
 
     def published(self) -> bytes:
         """Return the last record, whole; empty when there is none."""
-        for _ in range(_READS):
-            sequence = self.words[self.base + _SEQUENCE]
-            if not sequence:
-                return b""
-            start = self._place(sequence)
-            place = bytes(self.board.memory[start : start + _RECORD_PLACE])
-            length, checksum = _RECORD_HEAD.unpack_from(place)
-            record = place[_RECORD_HEAD.size : _RECORD_HEAD.size + length]
-            if sequence == self.words[self.base + _SEQUENCE] and crc32(record) == checksum:
-                return record
-        return b""
-
-    def _place(self, sequence: int) -> int:
-        return self._places + (sequence & 1) * _RECORD_PLACE
+        return self._record.read()
 
     def __repr__(self) -> str:
         """Show pid, generation and state."""
@@ -122,9 +125,10 @@ class Scoreboard:
     def __init__(self, entries: int = MAX_ENTRIES) -> None:
         self.health = HealthTable(entries)
         # Pages that nobody has written to cost nothing.
-        self.records_at = (_HEADER_WORDS + entries * _ENTRY_WORDS) * 8
-        self.memory = memoryview(mmap.mmap(-1, self.records_at + entries * 2 * _RECORD_PLACE))
-        self.words: memoryview[int] = self.memory[: self.records_at].cast("q")
+        self._records_at = (_ENTRIES_AT + entries * _ENTRY_WORDS) * 8
+        self._memory = memoryview(mmap.mmap(-1, self._records_at + (entries + 1) * RECORD_BYTES))
+        self.words: memoryview[int] = self._memory[: self._records_at].cast("q")
+        self._master = self.record(entries, _MASTER_SEQUENCE)
         self.loads = SharedLoads()
         self._free = list(reversed(range(entries)))
 
@@ -142,6 +146,7 @@ class Scoreboard:
         for at in range(_ENTRY_WORDS):
             self.words[entry.base + at] = 0
         entry.slot, entry.generation, entry.store = slot, generation, store
+        entry.born_ns = time.monotonic_ns()
         entry.state = WorkerState.STARTING
         self.words[_USED] = max(self.words[_USED], entry.number + 1)
         self.loads.open(entry.number)
@@ -157,7 +162,28 @@ class Scoreboard:
         """Tell how many slots there are."""
         self.words[_SLOTS] = count
 
+    def count_restart(self, slot: int) -> None:
+        """Count a worker that is forked because the one before it has died."""
+        if slot < MAX_SLOTS:
+            self.words[_RESTARTS_AT + slot] += 1
+
+    def publish_master(self, record: bytes) -> None:
+        """Make what the master says of itself visible to all processes; ValueError when it is too long."""
+        self._master.write(record)
+
     # everybody's part
+
+    def record(self, number: int, sequence_at: int) -> Published:
+        """Return one of the records; the sequence is one of ``words``."""
+        return Published(self._memory, self._records_at + number * RECORD_BYTES, self.words, sequence_at)
+
+    def published_by_master(self) -> bytes:
+        """Return what the master has last said of itself; empty when it has not yet."""
+        return self._master.read()
+
+    def restarts(self, slot: int) -> int:
+        """Return how many workers of a slot were forked because the one before them had died."""
+        return self.words[_RESTARTS_AT + slot] if slot < MAX_SLOTS else 0
 
     @property
     def used(self) -> int:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.scoreboard import MAX_RECORD_BYTES, Scoreboard, WorkerState
+from worker.published import MAX_RECORD_BYTES
+from worker.scoreboard import MAX_SLOTS, Entry, Scoreboard, WorkerState
 
 
 @pytest.fixture
@@ -129,3 +130,28 @@ def test_a_full_scoreboard_refuses_a_worker() -> None:
         board.allocate(1, 1)
     board.release(entry)
     board.allocate(1, 1)
+
+
+def test_restarts_are_counted_by_slot(board: Scoreboard) -> None:
+    board.count_restart(1)
+    board.count_restart(1)
+    board.count_restart(MAX_SLOTS)  # of no use, but no harm either
+    assert [board.restarts(slot) for slot in (0, 1, 2, MAX_SLOTS)] == [0, 2, 0, 0]
+    entry = board.allocate(0, 1)
+    assert board.restarts(0) == 0
+    entry.pid = 5
+    assert board.restarts(1) == 2
+
+
+def test_fields_records_and_the_masters_record_share_no_memory(board: Scoreboard) -> None:
+    entries = [board.allocate(slot, 1) for slot in range(4)]
+    names = [name for name, value in vars(Entry).items() if isinstance(value, property)]
+    for number, entry in enumerate(entries):
+        for at, name in enumerate(names):
+            setattr(entry, name, 1 + number * 100 + at)
+        entry.publish(bytes([number]) * MAX_RECORD_BYTES)
+    board.publish_master(b"m" * MAX_RECORD_BYTES)
+    for number, entry in enumerate(entries):
+        assert [getattr(entry, name) for name in names] == [1 + number * 100 + at for at in range(len(names))]
+        assert entry.published() == bytes([number]) * MAX_RECORD_BYTES
+    assert board.published_by_master() == b"m" * MAX_RECORD_BYTES

@@ -9,7 +9,8 @@ from config_sync.provider import ProviderState
 from config_sync.schema import DIRECTORIES
 from config_sync.status import Held, SyncStatus
 from worker.api.record import Publisher, decode_status, encode_status
-from worker.scoreboard import MAX_RECORD_BYTES, Scoreboard
+from worker.published import MAX_RECORD_BYTES
+from worker.scoreboard import Scoreboard
 
 NUMBER = st.integers(min_value=1, max_value=2**63 - 1)
 NAME = st.sampled_from(sorted(DIRECTORIES))
