@@ -157,6 +157,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     access_log: str | Literal[False] = "access.log"
     access_log_format: Literal["combined", "json"] = "combined"
     keepalive_timeout: float = 75.0
+    keepalive_min: float = 1.0
+    close_spread: float = 3.0
     client_header_timeout: float = 60.0
     client_body_timeout: float = 60.0
     send_timeout: float = 60.0
@@ -417,6 +419,8 @@ def _check(settings: Settings) -> None:
     for name in Settings.__struct_fields__:
         if name.endswith("_timeout"):
             require(getattr(settings, name) > 0, f"{name}: must be greater than 0 seconds")
+    for name in ("keepalive_min", "close_spread"):
+        require(getattr(settings, name) >= 0, f"{name}: must be at least 0 seconds")
     for name in ("timeout", "watch_timeout", "resync_delay", "health_check_timeout", "startup_timeout"):
         require(getattr(settings.etcd, name) > 0, f"etcd.{name}: must be greater than 0 seconds")
     for name in ("audit_interval", "deep_audit_interval"):

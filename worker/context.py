@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
@@ -30,10 +30,16 @@ from worker.upstream.transport import Transport
 if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
+    from worker.http.lingering import Lingering
     from worker.http.tunnel import Tunnel
     from worker.upstream.health.registry import CheckRegistry
 
+Reason = Literal["reload", "stop"]
+
 log = logging.getLogger("propylon.worker")
+
+AHEAD_TIME = 5.0  # seconds of a drain in which all that clients have sent ahead is answered
+GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are spread evenly, however many there are
 
 # A request leaves no cycles behind, so collections find little; rarer ones cost less (measured: 1.5 us a request).
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -51,11 +57,14 @@ class WorkerContext:
         "checks",
         "date_line",
         "downstream_connections",
+        "drain_began",
         "draining",
+        "lingering",
         "loop",
         "now",
         "path_rules",
         "pools",
+        "reason",
         "requests",
         "router",
         "settings",
@@ -86,8 +95,11 @@ class WorkerContext:
         self.requests = 0
         self.accepted = 0
         self.draining = False
+        self.drain_began = 0.0
+        self.reason: Reason = "stop"  # of the drain
         self.downstream_connections: set[Http1Server] = set()
         self.upstream_connections: set[Http1Client] = set()
+        self.lingering: set[Lingering] = set()
         self.router = build_router(settings.router.http)
         self.path_rules = path_rules(settings.router)
         self.tunnels: set[Tunnel] = set()
@@ -138,11 +150,29 @@ class WorkerContext:
         """Count a client out."""
         self.downstream_connections.discard(connection)
 
-    def drain(self) -> None:
+    def drain(self, reason: Reason) -> None:
         """Let every client connection end with its next answer, or soon when nothing more is asked."""
+        self.reason = reason
+        if self.draining:
+            return
         self.draining = True
+        self.drain_began = self.loop.time()
         for connection in list(self.downstream_connections):
-            connection.drain()
+            connection.drain_changed()
+
+    def undo_drain(self) -> None:
+        """Go on as before with the client connections that are left."""
+        self.draining = False
+        for connection in list(self.downstream_connections):
+            connection.drain_changed()
+
+    def waits_for(self, pending: bytes) -> bool:
+        """Tell whether a client that has sent more requests ahead is to have their answers before it is let go."""
+        return pending != b"" and self.now < self.drain_began + AHEAD_TIME
+
+    def leaving_time(self, number: int) -> float:
+        """Return the moment after which an idle connection is closed in a drain; each has its own."""
+        return self.drain_began + number * GOLDEN % 1.0 * self.settings.close_spread
 
     def is_idle(self) -> bool:
         """Tell whether no client connection is left."""

@@ -316,7 +316,7 @@ class Worker:
         for server in self._servers:
             server.close()
         self._api.drain()
-        self._context.drain()
+        self._context.drain("stop")
         self._drain_until = self._loop.time() + self._boot.settings.worker_shutdown_timeout
         self._loop.call_later(DRAIN_CHECK, self._check_drained, False)
 

@@ -45,6 +45,12 @@ class ClientTransport:
     def can_write_eof(self) -> bool:
         return False
 
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def set_protocol(self, protocol: object) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 

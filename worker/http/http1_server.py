@@ -7,14 +7,14 @@
 The end of a head is looked for first; what the head says is read by the connection's ``RequestReader``, unless it
 is the last one over again.
 
-Pipelined requests wait in ``_pending`` until the exchange before them has ended. After an answer that leaves
-part of the request unread the connection lingers: it is half closed and read until the client closes, since a
-reset would destroy the answer on its way (RFC 9112 section 9.6).
+Pipelined requests wait in ``_pending`` until the exchange before them has ended. After its last answer the connection
+lingers (``lingering``), unless the client has said that it will send nothing more.
+
+In a worker that drains, the next answer says ``Connection: close``, unless more requests wait behind it; see
+docs/discussion/draining.md.
 """
 
 import asyncio
-import socket
-import struct
 from collections.abc import Coroutine, Iterable
 from enum import IntEnum
 from operator import attrgetter
@@ -30,6 +30,8 @@ from worker.errors import (
     TargetTooLong,
 )
 from worker.exchange import Exchange
+from worker.http.kernel import in_receive_queue, in_send_queue, reset_on_close, since_last_ack
+from worker.http.lingering import Lingering
 from worker.http.relay import RequestBody
 from worker.http.request_reader import RequestReader
 from worker.http.responses import CONTINUE, is_delimited, response_head
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
 WRITE_BUFFER_BYTES = 65_536
 MAX_PENDING_BYTES = 65_536
 MAX_WHOLE_BODY_BYTES = 16_384  # of bodies that are handled as part of the head they come with
-DRAIN_IDLE_TIME = 1.0  # a client that asks nothing for so long is unlikely to ask just now
-LINGERING_TIMEOUT = 5.0  # nginx's lingering_timeout
-LINGERING_TIME = 30.0  # nginx's lingering_time
 
 
 class State(IntEnum):
@@ -53,8 +52,8 @@ class State(IntEnum):
     IDLE = 0
     HEAD = 1
     EXCHANGE = 2
-    LINGERING = 3
-    TUNNEL = 4  # another protocol has the transport
+    LINGERING = 3  # another protocol has the transport
+    TUNNEL = 4  # likewise
     CLOSED = 5
 
 
@@ -156,7 +155,7 @@ class Http1Server(asyncio.Protocol):
         """Close once what was written has been sent; the janitor aborts when it is not taken."""
         if self._state is not CLOSED:
             self._state = CLOSED
-            self._since = self._context.now
+            self._written_at = 0, self._context.now
             self.transport.close()
 
     def abort(self) -> None:
@@ -165,26 +164,32 @@ class Http1Server(asyncio.Protocol):
         if self._state is not CLOSED:
             self._state = CLOSED
             if self.until_close and self._exchange is not None:
-                _reset_on_close(self.transport)
+                reset_on_close(self.transport)
             self.transport.abort()
 
-    def drain(self) -> None:
-        """Close after the answer under way, or the next one; the janitor closes those that ask nothing more.
+    def drain_changed(self) -> None:
+        """Decide anew whether the answer under way is the last one, unless it has begun and so said it already.
 
         A client whose answer has begun without ``Connection: close`` may send its next request at any moment, and so
-        may an idle one: to close either of them now would lose that request.
+        may an idle one: to close either of them at once would lose that request. The janitor does when they are quiet.
         """
-        if self._exchange is not None and not self._exchange.status:
-            self.keep_alive = False
+        exchange = self._exchange
+        if exchange is not None and exchange.request is not None and not exchange.status:
+            self.keep_alive = self._may_keep_alive()
+
+    def _may_keep_alive(self) -> bool:
+        """Tell whether more requests are to be expected after the one under way, as far as the client is asked."""
+        context = self._context
+        return self.reader.asks_keep_alive and (not context.draining or context.waits_for(self._pending))
 
     def _linger(self) -> None:
-        self._state = LINGERING
-        self._since = self._context.now
-        self._written_at = (0, self._since + LINGERING_TIME)
+        if self._half_closed:
+            self.close()
+            return
         self._pending = b""
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
         self.resume_reading()
+        self._state = LINGERING
+        Lingering(self._context, self.transport, self)
 
     # its ends
 
@@ -235,8 +240,6 @@ class Http1Server(asyncio.Protocol):
         elif state is HEAD:
             data, self._pending = self._pending + data, b""
             self._head_received(data)
-        elif state is LINGERING:
-            self._since = self._context.now
 
     def _head_received(self, data: bytes) -> None:
         context = self._context
@@ -265,7 +268,7 @@ class Http1Server(asyncio.Protocol):
                 self._refuse(exchange, error)
                 return
             self._pending = rest
-        self.keep_alive = reader.asks_keep_alive and not context.draining
+        self.keep_alive = self._may_keep_alive() if context.draining else reader.asks_keep_alive
         self._exchange = exchange
         self._state = EXCHANGE
         self.coroutine.send(exchange)
@@ -317,12 +320,16 @@ class Http1Server(asyncio.Protocol):
                 return
             if body.complete:
                 self._pending += data
+                if self._context.draining:
+                    self.drain_changed()
                 body.ended()
                 return
         if data:
             self._pending += data
             if len(self._pending) > MAX_PENDING_BYTES:
                 self.pause_reading()
+            if self._context.draining:
+                self.drain_changed()
 
     def _refuse(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer a head that starts no exchange, and read nothing more from this client."""
@@ -391,7 +398,7 @@ class Http1Server(asyncio.Protocol):
                 self._go_on()
             if self._half_closed and not self._pending:
                 self.close()
-        elif unread:
+        elif unread or self._pending or self.reader.asks_keep_alive or in_receive_queue(self.transport):
             self._linger()
         else:
             self.close()
@@ -444,27 +451,38 @@ class Http1Server(asyncio.Protocol):
         """Close, or refuse, when the client has taken longer than the settings allow; called by the janitor."""
         settings = self._context.settings
         waited = now - self._since
-        if self._state is TUNNEL:
+        if self._state is LINGERING or self._state is TUNNEL:
             return
-        if self._write_paused:
+        if self._write_paused or self._state is CLOSED:
             self._check_progress(now, settings.send_timeout)
         elif self._state is IDLE:
-            limit = settings.keepalive_timeout if self.requests else settings.client_header_timeout
-            if waited > (min(limit, DRAIN_IDLE_TIME) if self._context.draining else limit):
+            if waited > (settings.keepalive_timeout if self.requests else settings.client_header_timeout):
                 self.close()
+            elif self._context.draining:
+                self._leave(now)
         elif self._state is HEAD:
             if waited > settings.client_header_timeout:
                 self._refuse(Exchange(self, now), RequestTimeout("request head not complete in time"))
-        elif self._state is LINGERING:
-            if waited > LINGERING_TIMEOUT or now > self._written_at[1]:
-                self.abort()
-        elif self._state is CLOSED:
-            if waited > settings.send_timeout:
-                self.transport.abort()
         elif self._exchange is not None and waited > settings.client_body_timeout and not self._read_paused:
             body = self._exchange.body
             if body is not None and not body.complete and not body.is_withheld:
                 self._exchange.fail(RequestTimeout("request body not complete in time"))
+
+    def _leave(self, now: float) -> None:
+        """Close the idle connection of a worker that drains, when it is likely that the client is not about to ask.
+
+        What it has asked may wait in the kernel, unread; and its last answer may still be on its way to it.
+        """
+        context, transport = self._context, self.transport
+        quiet = context.settings.keepalive_min
+        if (
+            now - self._since >= quiet
+            and now >= context.leaving_time(self.number)
+            and not in_receive_queue(transport)
+            and not in_send_queue(transport)
+            and since_last_ack(transport) >= quiet
+        ):
+            self.close()
 
     def _check_progress(self, now: float, send_timeout: float) -> None:
         waiting, since = self._written_at
@@ -497,8 +515,3 @@ def read_request(context: "WorkerContext", head: bytes, remote_address: str) -> 
     exchange = Exchange(connection, context.time())
     exchange.request = connection.reader.read(head)
     return exchange
-
-
-def _reset_on_close(transport: asyncio.Transport) -> None:
-    """Let the connection end with a reset, so that it cannot be taken for the end of the answer."""
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -79,6 +79,12 @@ class Pool(Generic[C]):
         old, self._idle = self._idle[:kept], self._idle[kept:]
         return old
 
+    def surplus(self, count: int) -> list[C]:
+        """Take out the connections beyond ``count``, those that have been idle for longest."""
+        old = self._idle[: max(0, len(self._idle) - count)]
+        del self._idle[: len(old)]
+        return old
+
     def weeded(self) -> list[C]:
         """Take out the connections that the endpoint does not keep: to an address that is no more, for example."""
         endpoint = self.endpoint

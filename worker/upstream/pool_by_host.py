@@ -54,6 +54,10 @@ class PoolByHost(Pool[C]):
         """Take out the connections that have been idle for longer than ``idle_timeout``."""
         return [connection for pool in self._by_name.values() for connection in pool.expired(now)]
 
+    def surplus(self, count: int) -> list[C]:
+        """Take out the connections of each name beyond ``count``."""
+        return [connection for pool in self._by_name.values() for connection in pool.surplus(count)]
+
     def retire(self) -> list[C]:
         """Keep nothing from now on; return what is to be closed."""
         self.retired = True

@@ -47,6 +47,12 @@ class Transport:
     def can_write_eof(self) -> bool:
         return False
 
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def set_protocol(self, protocol: object) -> None:
+        pass
+
     def pause_reading(self) -> None:
         pass
 
