@@ -43,6 +43,7 @@ from worker.supervisor.files import (
     write_own,
 )
 from worker.supervisor.listeners import Listeners, all_addresses, close_listeners, open_missing, share_out
+from worker.supervisor.record import RecordPublisher
 from worker.supervisor.respawn import QUICK_DEATH, respawn_delay
 from worker.supervisor.signals import HANDLED, Command, Phase, plan
 from worker.supervisor.spawn import WorkerMain, fork_worker, serve
@@ -78,6 +79,7 @@ class Master:
         self._settings = settings
         self._worker_main = worker_main
         self._scoreboard = Scoreboard()
+        self._record = RecordPublisher(self._scoreboard, own_version())
         self._upcoming: Upcoming | None = None
         self._leaving: list[Slot] = []  # given up, with workers that have not ended yet
         self._reload_again = False
@@ -135,6 +137,7 @@ class Master:
             else:
                 self._heard(waiting[fd])
         self._look_at_the_clock(time.monotonic())
+        self._record.publish(self.phase.value, self.generation)
 
     def _until_due(self) -> float:
         due = [slot.respawn_at for slot in self.slots if slot.respawn_at is not None]
@@ -329,6 +332,7 @@ class Master:
             return
         for at, slot in enumerate(self.slots):
             if slot.respawn_at is not None and now >= slot.respawn_at:
+                self._scoreboard.count_restart(at)
                 self._fill(at)
             if slot.worker is not None:
                 self._check_heartbeat(slot.worker)
@@ -441,6 +445,7 @@ class Master:
             self._become_running()
 
     def _write_result(self, ok: bool, reason: str) -> None:
+        self._record.reloaded(ok, reason, self.generation)
         path = self._settings.path(RELOAD_RESULT)
         result = {"time": time.time_ns(), "generation": self.generation, "ok": ok, "reason": reason}
         with contextlib.suppress(OSError):

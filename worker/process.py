@@ -182,7 +182,6 @@ class Worker:
                 loop.run_until_complete(self._last_good.stopped())
             self._api.close()
             self._context.close()
-            self._vitals.close()
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 

@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from worker.http.http1_server import count_states
-from worker.memory import Memory
+from worker.memory import resident_memory
 from worker.scoreboard import Entry
 
 if TYPE_CHECKING:
@@ -15,10 +15,9 @@ class Vitals:
     """The figures of one worker."""
 
     def __init__(self, entry: Entry, context: "WorkerContext") -> None:
-        """Prepare to write; made in the worker itself, whose memory it will measure."""
+        """Prepare to write."""
         self._entry = entry
         self._context = context
-        self._memory = Memory()
 
     def write(self) -> None:
         """Write all of them; about 0.4 ms with 16,000 clients."""
@@ -30,9 +29,5 @@ class Vitals:
         entry.upstream_active = max(0, len(context.upstream_connections) - entry.upstream_idle)
         entry.requests = context.requests
         entry.accepted = context.accepted
-        entry.rss = self._memory.resident()
+        entry.rss = resident_memory()
         entry.heartbeat_ns = time.monotonic_ns()
-
-    def close(self) -> None:
-        """Write no more."""
-        self._memory.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from config_sync.ctl.explain import explain, question_of
+from config_sync.ctl.processes import processes
 from config_sync.errors import ConfigError, SettingsError
 from config_sync.settings import Settings, load_settings
 
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.command == "explain":
         return _explain(options)
+    if options.command == "processes":
+        return processes(_gateway(options), options.control, options.json)
     settings = _settings(options)
     # Imported here: they need the extra, and the options have to be right first.
     from config_sync.ctl import past, transfer
@@ -88,8 +91,12 @@ def _explain(options: argparse.Namespace) -> int:
     question = question_of(
         options.target, options.method, options.host, options.header, options.remote_addr, options.limit
     )
-    settings = Settings() if options.control and not options.conf else load_settings(options.conf or DEFAULT_CONF)
-    return explain(settings, options.control, question, options.json)
+    return explain(_gateway(options), options.control, question, options.json)
+
+
+def _gateway(options: argparse.Namespace) -> Settings:
+    """Load the settings that tell where a running gateway is asked, unless the command line does."""
+    return Settings() if options.control and not options.conf else load_settings(options.conf or DEFAULT_CONF)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,16 +132,20 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("--values", action="store_true", help="print values, secrets with them")
     rollback = command("rollback", "Write a key as it was.", writes=True)
     rollback.add_argument("key", metavar="KEY@REVISION", help="as in routes/1@1234")
-    explanation = commands.add_parser("explain", help="Ask a running gateway which route a request gets, and why.")
+    gateway = argparse.ArgumentParser(add_help=False)
+    gateway.add_argument("-c", dest="conf", metavar="FILE", help=f"settings ({DEFAULT_CONF})")
+    gateway.add_argument("--control", metavar="HOST:PORT", default="", help="instead of the settings' address")
+    gateway.add_argument("--json", action="store_true", help="the answer as it is")
+    text = "Ask a running gateway which route a request gets, and why."
+    explanation = commands.add_parser("explain", help=text, parents=[gateway])
     explanation.add_argument("target", metavar="URI", help="a path, or a URL that brings the host, too")
-    explanation.add_argument("-c", dest="conf", metavar="FILE", help=f"settings ({DEFAULT_CONF})")
-    explanation.add_argument("--control", metavar="HOST:PORT", default="", help="instead of the settings' address")
     explanation.add_argument("--method", "-X", metavar="M", default="GET")
     explanation.add_argument("--host", metavar="H", default="", help="as a client sends it")
     explanation.add_argument("--header", "-H", metavar="NAME:VALUE", action="append", default=[])
     explanation.add_argument("--remote-addr", metavar="IP", default="", help="the client's address (127.0.0.1)")
     explanation.add_argument("--limit", metavar="N", type=int, default=100, help="how many candidates to list")
-    explanation.add_argument("--json", action="store_true", help="the answer as it is")
+    text = "Show the master and the workers of a running gateway."
+    commands.add_parser("processes", help=text, description=text, parents=[gateway])
     return parser
 
 

@@ -1,15 +1,13 @@
 """``propylon ctl explain``: asks a running gateway which route a request would get, and why the others lost."""
 
-import http.client
 import json
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from config_sync.errors import ConfigError
-from config_sync.settings import Settings, parse_address
+from config_sync.ctl.control import ask
+from config_sync.settings import Settings
 
 FOUND, NOT_FOUND = 0, 1
-PATIENCE = 10.0  # seconds
 
 
 def explain(settings: Settings, control: str, question: list[tuple[str, str]], as_json: bool) -> int:
@@ -24,7 +22,7 @@ def explain(settings: Settings, control: str, question: list[tuple[str, str]], a
     Raises:
         ConfigError: nobody answers there, or the question is refused.
     """
-    answer = _ask(settings, control, question)
+    answer = ask(settings, control, f"/v1/explain?{urlencode(question)}")
     if as_json:
         print(json.dumps(answer, indent=2))
     else:
@@ -43,24 +41,6 @@ def question_of(
     question = [("method", method), ("uri", target), ("limit", str(limit))]
     question += [(name, value) for name, value in (("host", host), ("remote_addr", remote)) if value]
     return question + [("header", field) for field in fields]
-
-
-def _ask(settings: Settings, control: str, question: list[tuple[str, str]]) -> dict[str, Any]:
-    address = parse_address(control) if control else settings.control_address()
-    if address is None:
-        raise ConfigError("control.listen is empty, so nobody can be asked; --control names another address")
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
-    try:
-        connection.request("GET", f"/v1/explain?{urlencode(question)}")
-        response = connection.getresponse()
-        answer: dict[str, Any] = json.load(response)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ConfigError(f"the control interface at {address} does not answer: {error}") from error
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise ConfigError(f"the control interface at {address}: {answer.get('error_msg', response.status)}")
-    return answer
 
 
 def lines(answer: dict[str, Any]) -> list[str]:

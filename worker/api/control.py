@@ -19,6 +19,7 @@ from worker.api.explain import ExplainHandlers
 from worker.api.health import HealthHandlers
 from worker.api.http import ControlConnection
 from worker.api.messages import Answer, Outcome, Request, failure
+from worker.api.processes import ProcessHandlers
 from worker.api.sync import SyncHandlers
 from worker.api.turns import Turns
 from worker.scoreboard import Entry
@@ -49,6 +50,7 @@ class ControlApi:
         config: ConfigHandlers,
         explain: ExplainHandlers,
         health: HealthHandlers,
+        processes: ProcessHandlers,
         own_host: str = "",
     ) -> None:
         """Lead to these; ``own_host`` is the name the address was given by."""
@@ -59,6 +61,7 @@ class ControlApi:
             "/v1/sync": Endpoint(sync.sync),
             "/v1/sync/wait": Endpoint(sync.wait),
             "/v1/sync/confirm": Endpoint(sync.confirm, ("POST",)),
+            "/v1/processes": Endpoint(processes.processes),
             "/v1/config": Endpoint(config.directories),
             "/v1/config/errors": Endpoint(config.errors),
             "/v1/config/warnings": Endpoint(explain.warnings),
@@ -144,6 +147,7 @@ class ControlServer:
             ConfigHandlers(store, entry, settings.etcd.prefix),
             ExplainHandlers(context, store, entry),
             HealthHandlers(store, context.checks, settings.etcd.prefix),
+            ProcessHandlers(entry.board, settings.worker_heartbeat_timeout),
             settings.control.listen.rpartition(":")[0],
         )
 

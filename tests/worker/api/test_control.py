@@ -14,6 +14,7 @@ from worker.api.control import ControlApi
 from worker.api.explain import ExplainHandlers
 from worker.api.health import HealthHandlers
 from worker.api.messages import Answer, Pending, Portions, Request
+from worker.api.processes import ProcessHandlers
 from worker.api.sync import SyncHandlers
 from worker.context import WorkerContext
 from worker.scoreboard import Scoreboard, WorkerState
@@ -31,6 +32,7 @@ def api() -> Iterator[ControlApi]:
         ConfigHandlers(store, entry, "/apisix"),
         ExplainHandlers(WorkerContext(Settings(access_log=False), loop, store), store, entry),
         HealthHandlers(store, None, "/apisix"),
+        ProcessHandlers(board, 30.0),
         "gate.example",
     )
     loop.close()
@@ -52,6 +54,7 @@ def status(api: ControlApi, asked: Request) -> int:
         ("/status", 200),
         ("/status/ready", 200),
         ("/v1/sync", 200),
+        ("/v1/processes", 200),
         ("/v1/sync/wait?revision=1", 0),
         ("/v1/config", 200),
         ("/v1/config/errors", 200),
