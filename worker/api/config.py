@@ -13,7 +13,7 @@ from config_sync.masking import masked
 from worker.api.messages import Outcome, Portions, Request, failure, json_answer
 from worker.scoreboard import Entry, WorkerState
 
-PORTION_SECONDS = 0.001  # what a step of a long answer may take
+PORTION_SECONDS = 0.0004  # what a step of a long answer may take; a request may have to wait for it
 _encode = msgspec.json.encode
 
 

@@ -1,7 +1,7 @@
 """Turns: who makes the next portion of a long answer, among all connections of a worker.
 
-A portion takes up to a millisecond or so, in which no request is served. So there is one at a time, or some that are
-short, however many answers are asked for, and a pause behind them that requests have for themselves.
+A portion takes up to half a millisecond or so, in which no request is served. So there is one at a time, or some that
+are short, however many answers are asked for, and a pause behind them that requests have for themselves.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 log = logging.getLogger("propylon.control")
 
-BUDGET = 0.0005  # seconds after which no further portion is begun
-PAUSE = 0.002  # seconds until the next one
+BUDGET = 0.0003  # seconds after which no further portion is begun
+PAUSE = 0.001  # seconds until the next one
 
 
 class Turn:

@@ -55,9 +55,12 @@ class PathRouter:
 
     def buckets(self, path: bytes) -> list[Bucket]:
         """Return the buckets that a path leads to, in the order in which they are tried."""
+        found = self._prefixes.prefixes(path)
         exact = self._exact.get(path)
-        found = [exact] if exact is not None else []
-        return found + self._prefixes.prefixes(path)[::-1]
+        if exact is not None:
+            found.append(exact)
+        found.reverse()
+        return found
 
     def __iter__(self) -> Iterator[tuple[bool, bytes, Bucket]]:
         """Walk all buckets: whether it is of exact paths, its literal, and its candidates."""

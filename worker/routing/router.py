@@ -233,8 +233,10 @@ class HostRouter(Router):
 
     def all_tables(self) -> Iterator[tuple[str, PathRouter]]:
         """Walk all tables; they may change meanwhile."""
-        for host, table in list(self._hosts.items()):
-            yield host.decode(), table
+        for host in list(self._hosts):
+            table = self._hosts.get(host)
+            if table is not None:
+                yield host.decode(), table
         for suffix, table in self._wildcards:
             yield "*" + suffix[::-1].decode(), table
         yield "", self._unbound
