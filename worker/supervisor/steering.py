@@ -1,11 +1,16 @@
-"""Steering: classic BPF programs that decide which listening sockets get new connections. No privilege is needed.
+"""Steering: who gets new connections, decided in the kernel. No privilege is needed.
 
-Two kinds. A program of a reuseport group returns the index of the socket that gets a SYN, where the kernel would take
-one by a hash; an index that the group does not have leaves it to the hash. A filter of one socket sees each of its
-segments, from the TCP header on, and returns how much of it to keep: without SYNs nobody new comes, and handshakes
-under way are finished.
+A classic BPF program of a reuseport group returns the index of the socket that gets a SYN, where the kernel would take
+one by a hash; an index that the group does not have leaves it to the hash.
 
-Facts of the kernel: net/core/sock_reuseport.c, net/core/filter.c, include/uapi/linux/{filter,bpf_common}.h.
+A socket is sealed by binding it to a network interface that does not exist: no SYN finds it any more, so new clients
+are refused, as if it were closed. But handshakes under way are finished, since they have found it already, and what is
+in its queue stays there. (A socket filter that drops SYNs would do, too, but needs CAP_NET_ADMIN in newer kernels.)
+Without CAP_NET_RAW a seal cannot be broken. A new socket can be bound beside sealed ones, and is of another group.
+
+Facts of the kernel: net/core/sock_reuseport.c; net/core/filter.c; sock_bindtoindex_locked in net/core/sock.c;
+inet_match and inet_lookup_listener in net/ipv4/inet_hashtables.c; include/uapi/linux/{filter,bpf_common}.h. The seal
+takes Linux 5.7.
 """
 
 import contextlib
@@ -16,23 +21,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 # Numbers of include/uapi/asm-generic/socket.h, for which the module socket has no names.
-SO_ATTACH_FILTER = 26
-SO_DETACH_FILTER = 27
 SO_ATTACH_REUSEPORT_CBPF = 51
+SO_BINDTOIFINDEX = 62
 SO_DETACH_REUSEPORT_BPF = 68
 
 LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
-LOAD_BYTE = 0x30  # BPF_LD | BPF_B | BPF_ABS
 MODULO = 0x94  # BPF_ALU | BPF_MOD | BPF_K
-AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
 JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 RETURN = 0x06  # BPF_RET | BPF_K
 RETURN_ACCUMULATOR = 0x16  # BPF_RET | BPF_A
 
 RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM: what is loaded from there is a random number
-TCP_FLAGS = 13  # where they are in the header
-SYN, ACK = 0x02, 0x10
-WHOLE = 0xFFFFFFFF
+NOWHERE = 0x7FFFFFFF  # the index of no interface
 
 
 class Instruction(NamedTuple):
@@ -45,14 +45,6 @@ class Instruction(NamedTuple):
 
 
 Program = tuple[Instruction, ...]
-
-DROP_SYNS: Program = (
-    Instruction(LOAD_BYTE, TCP_FLAGS),
-    Instruction(AND, SYN | ACK),
-    Instruction(JUMP_IF_EQUAL, SYN, 0, 1),
-    Instruction(RETURN, 0),
-    Instruction(RETURN, WHOLE),
-)
 
 
 def choose_among(indexes: Sequence[int]) -> Program:
@@ -77,28 +69,23 @@ def steer(sock: socket.socket, program: Program | None) -> None:
     Raises:
         OSError: the kernel cannot, or we may not.
     """
-    if program is not None:
-        _set(sock, SO_ATTACH_REUSEPORT_CBPF, program)
+    if program is None:
+        with contextlib.suppress(FileNotFoundError):  # there is none
+            sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
         return
-    with contextlib.suppress(FileNotFoundError):  # there is none
-        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+    code = b"".join(struct.pack("HBBI", each.code, each.if_true, each.if_false, each.k) for each in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    # struct sock_fprog: the number of instructions, and where they are
+    value = struct.pack("HP", len(program), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, value)
 
 
-def drop_syns(sock: socket.socket, drop: bool = True) -> None:
-    """Let nobody new in by a listening socket, or let them in again; who is turned away tries again after a second.
+def seal(sock: socket.socket) -> None:
+    """Let nobody new in by a listening socket; who is on the way still comes.
+
+    The other sockets of a reuseport group must be sealed, too: one that is not goes on to share with them.
 
     Raises:
         OSError: the kernel cannot, or we may not.
     """
-    if drop:
-        _set(sock, SO_ATTACH_FILTER, DROP_SYNS)
-        return
-    with contextlib.suppress(FileNotFoundError):  # there is none
-        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-
-
-def _set(sock: socket.socket, option: int, program: Program) -> None:
-    code = b"".join(struct.pack("HBBI", each.code, each.if_true, each.if_false, each.k) for each in program)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    # struct sock_fprog: the number of instructions, and where they are
-    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(program), ctypes.addressof(buffer)))
+    sock.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NOWHERE)

@@ -1,5 +1,7 @@
 """Who gets new connections: the programs by themselves, and in the kernel."""
 
+import contextlib
+import errno
 import os
 import pwd
 import socket
@@ -13,34 +15,29 @@ from hypothesis import strategies as st
 
 from tests.fakes.processes import wait_until
 from worker.supervisor.steering import (
-    AND,
-    DROP_SYNS,
     JUMP_IF_EQUAL,
-    LOAD_BYTE,
     LOAD_WORD,
     MODULO,
     RETURN,
     RETURN_ACCUMULATOR,
     Program,
     choose_among,
-    drop_syns,
+    seal,
     steer,
 )
 
 
-def run_program(program: Program, loaded: int) -> int:
-    """Do what the kernel's interpreter does; ``loaded`` is what every load finds."""
+def run_program(program: Program, number: int) -> int:
+    """Do what the kernel's interpreter does when this is the random number."""
     assert len(program) <= 4096  # BPF_MAXINSNS
     at, accumulator = 0, 0
     while True:
         step = program[at]
         at += 1
-        if step.code in (LOAD_WORD, LOAD_BYTE):
-            accumulator = loaded
+        if step.code == LOAD_WORD:
+            accumulator = number
         elif step.code == MODULO:
             accumulator %= step.k
-        elif step.code == AND:
-            accumulator &= step.k
         elif step.code == JUMP_IF_EQUAL:
             at += step.if_true if accumulator == step.k else step.if_false
         elif step.code == RETURN:
@@ -63,26 +60,21 @@ def test_a_program_for_the_greatest_group_is_not_too_long() -> None:
     assert {run_program(program, number) for number in range(1024)} == set(wanted)
 
 
-@pytest.mark.parametrize(
-    ("flags", "kept"), [(0x02, False), (0xC2, False), (0x10, True), (0x12, True), (0x18, True), (0x04, True)]
-)
-def test_only_segments_that_ask_for_a_connection_are_dropped(flags: int, kept: bool) -> None:
-    assert (run_program(DROP_SYNS, flags) != 0) is kept
-
-
 class Group:
     """A reuseport group of real sockets."""
 
-    def __init__(self, host: str, size: int, stack: ExitStack) -> None:
+    def __init__(self, host: str, size: int, stack: ExitStack, port: int = 0) -> None:
         self._stack = stack
+        self._port = port
         self.sockets: list[socket.socket] = []
         for _ in range(size):
             self.add(host)
 
     def add(self, host: str) -> None:
         sock = self._stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, self.address[1] if self.sockets else 0))
+        sock.bind((host, self.address[1] if self.sockets else self._port))
         sock.listen(256)
         sock.setblocking(False)
         self.sockets.append(sock)
@@ -153,32 +145,44 @@ def test_a_socket_that_comes_has_the_next_index(group: Group) -> None:
     assert group.connect(5) == [0, 0, 0, 0, 5]
 
 
-def test_nobody_new_comes_and_who_is_there_stays(group: Group) -> None:
-    with socket.create_connection(group.address, timeout=10) as early:
+def test_a_sealed_address_refuses_and_who_is_on_the_way_comes(group: Group) -> None:
+    for sock in group.sockets:
+        # Here the handshake is finished only when the client sends something.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(group.address, timeout=10)) for _ in range(20)]
+        assert not any(accept_all(sock) for sock in group.sockets)
         for sock in group.sockets:
-            drop_syns(sock)
-        late = socket.socket(group.sockets[0].family)
-        late.settimeout(0.2)
-        with late, pytest.raises(TimeoutError):
-            late.connect(group.address)
+            seal(sock)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(group.address, timeout=10)
+        for client in clients:
+            client.sendall(b"ping")
         accepted: list[socket.socket] = []
 
-        def is_accepted() -> bool:
+        def is_all_accepted() -> bool:
             for sock in group.sockets:
-                try:
-                    accepted.append(sock.accept()[0])
-                except BlockingIOError:
-                    continue
-            return bool(accepted)
+                with contextlib.suppress(BlockingIOError):
+                    accepted.append(stack.enter_context(sock.accept()[0]))
+            return len(accepted) == len(clients)
 
-        wait_until(is_accepted, "the early one is accepted")
-        with accepted[0] as served:
-            early.sendall(b"ping")
+        wait_until(is_all_accepted, "all are accepted")
+        for served in accepted:
             assert served.recv(4) == b"ping"
-        for sock in group.sockets:
-            drop_syns(sock, False)
-            drop_syns(sock, False)
-        assert sum(group.connect(5)) == 5
+            served.sendall(b"pong")
+        for client in clients:
+            assert client.recv(4) == b"pong"
+
+
+def test_a_sealed_address_can_be_had_anew(group: Group) -> None:
+    old = group.sockets
+    for sock in old:
+        seal(sock)
+    with ExitStack() as stack:
+        renewed = Group(group.address[0], 2, stack, group.address[1])
+        steer(renewed.sockets[0], choose_among([1]))
+        assert renewed.connect(5) == [0, 5]
+        assert not any(accept_all(sock) for sock in old)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -195,11 +199,11 @@ def test_no_privilege_is_needed() -> None:
                 group = Group("127.0.0.1", 3, stack)
                 steer(group.sockets[0], choose_among([2]))
                 steered = group.connect(5)
-                drop_syns(group.sockets[2])
+                for sock in group.sockets:
+                    seal(sock)
                 late = stack.enter_context(socket.socket())
-                late.settimeout(0.2)
-                late_error = late.connect_ex(group.address)
-            code = 0 if steered == [0, 0, 5] and late_error != 0 else 2
+                refused = late.connect_ex(group.address)
+            code = 0 if steered == [0, 0, 5] and refused == errno.ECONNREFUSED else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
