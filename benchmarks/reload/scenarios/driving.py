@@ -1,0 +1,55 @@
+"""What the scenarios share: the load, and steps taken under it."""
+
+import time
+from collections.abc import Callable
+
+from benchmarks.reload import judge
+from benchmarks.reload.clients import Group
+from benchmarks.reload.outcome import Limits, Outcome
+from benchmarks.reload.rig import Rig, ScenarioError
+
+MAX_GENERATIONS = 3
+SHUTDOWN_TIMEOUT = 20.0  # seconds
+WARM_UP = 1.0  # seconds of load before the first step
+
+Step = Callable[[int], None]
+
+
+def everybody(port: int, transfer: tuple[float, float] = (2.0, 4.0), share: float = 1.0) -> Group:
+    """Return all kinds of clients, or a share of them; ``transfer`` is how many seconds slow bodies take."""
+    many, some, few = (max(1, round(count * share)) for count in (50, 20, 4))
+    return Group(
+        "everybody", port, new=few, kept=4 * few, websockets=many, uploads=some, downloads=some, transfer=transfer
+    )
+
+
+def settings(mode: str, workers: int, grace: float) -> dict[str, object]:
+    """Return the settings of a gateway whose reloads take little time."""
+    return {
+        "worker_processes": workers,
+        "worker_shutdown_timeout": SHUTDOWN_TIMEOUT,
+        "max_generations": MAX_GENERATIONS,
+        "reload": {"mode": mode, "grace": grace, "drain_wait": 0.2},
+    }
+
+
+def drive(running: Rig, limits: Limits, group: Group, step: Step) -> Outcome:
+    """Take steps under load until a limit is reached; a step is given its number."""
+    complaints: list[str] = []
+    rounds = 0
+    running.load.start(group)
+    time.sleep(WARM_UP)
+    begun = time.monotonic()
+    try:
+        while rounds < limits.rounds and time.monotonic() - begun < limits.seconds:
+            step(rounds)
+            rounds += 1
+    except ScenarioError as error:
+        complaints.append(str(error))
+    seconds = time.monotonic() - begun
+    running.load.stop(group.name)
+    summary = running.load.mark()
+    complaints += judge.failures(summary.failures)
+    complaints += judge.closings(summary.closings, running.reloads, MAX_GENERATIONS, SHUTDOWN_TIMEOUT)
+    figures = {"seconds_per_round": round(seconds / rounds, 3) if rounds else None}
+    return Outcome(summary, complaints, rounds, seconds, figures)

@@ -1,0 +1,35 @@
+"""Reloads with the number of workers alternating between four and three."""
+
+import signal
+from pathlib import Path
+
+from benchmarks.reload.outcome import Limits, Outcome
+from benchmarks.reload.rig import rig, wait_for
+from benchmarks.reload.scenarios.driving import drive, everybody, settings
+
+MANY, FEW = 4, 3
+
+
+def run(
+    directory: Path,
+    limits: Limits,
+    mode: str = "slot",
+    by_signal: bool = False,
+    grace: float = 0.2,
+    share: float = 1.0,
+    transfer: tuple[float, float] = (2.0, 4.0),
+) -> Outcome:
+    """Resize without a pause, by HUP with another ``worker_processes``, or by TTOU and TTIN."""
+    with rig(directory, **settings(mode, MANY, grace)) as running:
+
+        def step(number: int) -> None:
+            fewer = number % 2 == 0
+            if by_signal:
+                running.reload(signal.SIGTTOU if fewer else signal.SIGTTIN)
+            else:
+                running.reload(worker_processes=FEW if fewer else MANY)
+
+        outcome = drive(running, limits, everybody(running.gateway.port, transfer, share), step)
+        left = FEW if outcome.rounds % 2 else MANY
+        wait_for(lambda: len(running.gateway.workers()) == left, f"{left} workers are left")
+        return outcome
