@@ -144,7 +144,7 @@ class Origin(Server):
     def command(self) -> list[str]:
         """Write nginx.conf and the large file."""
         (self.directory / "large").write_bytes(b"x" * LARGE_BODY_BYTES)
-        configuration = _nginx_configuration(
+        configuration = nginx_configuration(
             self.directory,
             1,
             f"""
@@ -168,7 +168,7 @@ class Origin(Server):
     }}
 """,
         )
-        return _nginx_command(self.directory, configuration)
+        return nginx_command(self.directory, configuration)
 
 
 class Side(Server):
@@ -198,7 +198,7 @@ class Nginx(Side):
             f"        location {uri} {{ proxy_pass http://origin; }}" for uri in self.setup.route_uris
         )
         listen = "reuseport" if self.setup.workers > 1 else ""
-        configuration = _nginx_configuration(
+        configuration = nginx_configuration(
             self.directory,
             self.setup.workers,
             f"""
@@ -217,7 +217,7 @@ class Nginx(Side):
     }}
 """,
         )
-        return _nginx_command(self.directory, configuration)
+        return nginx_command(self.directory, configuration)
 
     @classmethod
     def version(cls) -> str:
@@ -354,7 +354,8 @@ def get(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def _nginx_configuration(directory: Path, workers: int, http_block: str) -> str:
+def nginx_configuration(directory: Path, workers: int, http_block: str, main_block: str = "") -> str:
+    """Write an nginx.conf whose files are all in the directory."""
     temporary = "\n".join(
         f"    {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -364,6 +365,7 @@ def _nginx_configuration(directory: Path, workers: int, http_block: str) -> str:
 daemon off;
 {user}
 worker_processes {workers};
+{main_block}
 pid {directory}/nginx.pid;
 error_log stderr warn;
 events {{ worker_connections 4096; }}
@@ -377,7 +379,8 @@ http {{
 """
 
 
-def _nginx_command(directory: Path, configuration: str) -> list[str]:
+def nginx_command(directory: Path, configuration: str) -> list[str]:
+    """Put the configuration into the directory, and return the command that runs it."""
     path = directory / "nginx.conf"
     path.write_text(configuration)
     return [tool("nginx"), "-p", str(directory), "-c", str(path), "-e", "stderr"]
