@@ -43,6 +43,7 @@ from worker.supervisor.files import (
     write_own,
 )
 from worker.supervisor.listeners import Listeners, all_addresses, close_listeners, open_missing, share_out
+from worker.supervisor.messages import Ready, receive_from_worker
 from worker.supervisor.record import RecordPublisher
 from worker.supervisor.respawn import QUICK_DEATH, respawn_delay
 from worker.supervisor.signals import HANDLED, Command, Phase, plan
@@ -244,11 +245,13 @@ class Master:
 
     def _heard(self, child: Child) -> None:
         try:
-            message = child.control.recv(4096, socket.MSG_DONTWAIT)
-        except OSError:
-            message = b""
-        if not message:
+            packet = receive_from_worker(child.control)
+        except BlockingIOError:
+            return
+        if packet is None:
             child.silent = True
+            return
+        if not isinstance(packet.message, Ready):
             return
         child.ready = True
         if self.phase is Phase.STARTING and all(slot.worker and slot.worker.ready for slot in self.slots):

@@ -81,6 +81,9 @@ class FileProvider:
     def step_down(self) -> None:
         """Nobody relies on this one."""
 
+    def stand_again(self) -> None:
+        """Nobody relies on this one."""
+
     def state(self) -> ProviderState:
         """Tell what is under way."""
         return ProviderState(self._stage.value, self._path, self._revision, self._last_error)

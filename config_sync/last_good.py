@@ -75,6 +75,11 @@ class LastGood:
         if self._writer is not None:
             self._writer.stop()
 
+    def resume(self) -> None:
+        """Write again what is to come; after ``stop``."""
+        if self._writer is not None:
+            self._writer.resume()
+
     async def stopped(self) -> None:
         """Wait until nothing is being written; after ``stop``."""
         if self._writer is not None:

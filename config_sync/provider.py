@@ -34,5 +34,8 @@ class Provider(Protocol):
     def step_down(self) -> None:
         """Leave to others what they rely on this worker for, since it is going to end; go on to deliver."""
 
+    def stand_again(self) -> None:
+        """Undo ``step_down``: it does not end after all."""
+
     def state(self) -> ProviderState:
         """Tell what it is doing."""

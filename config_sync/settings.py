@@ -30,6 +30,7 @@ SIZES = (
     "client_body_buffer_size",
     "large_client_header_buffers",
     "max_post_args_readable_size",
+    "max_worker_rss",
 )
 ETCD_HOST_VARIABLE = "APISIX_DEPLOYMENT_ETCD_HOST"
 
@@ -114,6 +115,15 @@ class SslSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     ssl_trusted_certificate: str = "system"
 
 
+class ReloadSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How new workers take over from old ones; durations in seconds."""
+
+    mode: Literal["slot", "all"] = "slot"
+    grace: float = 2.0
+    drain_wait: float = 5.0
+    check_timeout: float = 30.0
+
+
 class DnsDiscoverySettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Discovery by DNS; no servers: those of resolv.conf."""
 
@@ -175,6 +185,11 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     worker_shutdown_timeout: float = 240.0
     worker_startup_timeout: float = 60.0
     worker_heartbeat_timeout: float = 30.0
+    reload: ReloadSettings = ReloadSettings()
+    max_generations: int = 3
+    max_worker_rss: int = 0
+    max_worker_requests: int = 0
+    on_master_death: Literal["drain", "serve"] = "drain"
     dns_resolver: tuple[str, ...] = ()
     dns_resolver_valid: float = 0.0
     resolver_timeout: float = 5.0
@@ -426,6 +441,7 @@ def _check(settings: Settings) -> None:
     for name in ("audit_interval", "deep_audit_interval"):
         require(getattr(settings.etcd, name) >= 0, f"etcd.{name}: must be at least 0 seconds (0: never)")
     _check_names(settings)
+    _check_processes(settings)
     require(0 < settings.guard.max_removed_share <= 1, "guard.max_removed_share: must be above 0 and at most 1")
     require(settings.guard.min_routes >= 0, "guard.min_routes: must be at least 0")
     require(settings.guard.hold >= 0, "guard.hold: must be at least 0 seconds (0: until confirmed)")
@@ -443,6 +459,18 @@ def _check(settings: Settings) -> None:
     except SettingsError as error:
         raise SettingsError(f"control.listen: {error}") from error
     require(control not in settings.addresses(), "control.listen: must not be an address of listen")
+
+
+def _check_processes(settings: Settings) -> None:
+    limits = {f"reload.{name}": getattr(settings.reload, name) for name in ("grace", "drain_wait")}
+    limits |= {name: getattr(settings, name) for name in ("max_worker_rss", "max_worker_requests")}
+    for name, limit in limits.items():
+        if limit < 0:
+            raise SettingsError(f"{name}: must be at least 0")
+    if settings.reload.check_timeout <= 0:
+        raise SettingsError("reload.check_timeout: must be greater than 0 seconds")
+    if settings.max_generations < 1:
+        raise SettingsError("max_generations: must be at least 1")
 
 
 def _check_addresses(settings: Settings) -> None:

@@ -182,6 +182,11 @@ class SnapshotWriter:
         else:
             self._unlock()
 
+    def resume(self) -> None:
+        """Write again: what has changed meanwhile, too; after ``stop``."""
+        self._is_stopped = False
+        self._note_change()
+
     async def stopped(self) -> None:
         """Wait until no thread of ours writes any more; after ``stop``."""
         if self._task is not None:
@@ -243,6 +248,10 @@ class SnapshotWriter:
             log.error("%s: cannot be written: %s; it is tried again in %d s", self._path, error.strerror, WRITE_RETRY)
             self._changed_at = self._changed_at or self._loop.time()
             delay = WRITE_RETRY
+        except asyncio.CancelledError:
+            if self._is_stopped:
+                raise
+            # It was resumed before it had stopped.
         finally:
             self._task = None
             if self._is_stopped:

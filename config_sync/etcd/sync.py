@@ -130,6 +130,9 @@ class EtcdProvider:
     def step_down(self) -> None:
         """Nobody relies on this one."""
 
+    def stand_again(self) -> None:
+        """Nobody relies on this one."""
+
     def state(self) -> ProviderState:
         """Tell what is under way."""
         error = self._last_error if self._watch.failures or self._store.held is not None else ""

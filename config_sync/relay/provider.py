@@ -129,11 +129,15 @@ class RelayProvider:
         self._store.unobserve(self)
 
     def step_down(self) -> None:
-        """Leave leading to others for ever, and follow."""
+        """Leave leading to others, and follow."""
         self._is_candidate = False
         if self.role is Role.LEADING:
             log.info("relay: leaves the lead to another worker")
             self._move(Trigger.STEP_DOWN)
+
+    def stand_again(self) -> None:
+        """Lead again when nobody does."""
+        self._is_candidate = True
 
     def state(self) -> ProviderState:
         """Tell what is under way; the stage begins with the role."""

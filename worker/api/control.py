@@ -5,7 +5,6 @@ request is refused when its Host is a name that an attacker's DNS may have point
 something and comes from a page of another origin.
 """
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from config_sync.cache import ConfigStore
+from worker.accepting import Acceptor
 from worker.api.config import ConfigHandlers
 from worker.api.explain import ExplainHandlers
 from worker.api.health import HealthHandlers
@@ -140,7 +140,7 @@ class ControlServer:
         self.turns = Turns(loop)
         self._loop = loop
         self._backlog = settings.backlog
-        self._servers: list[asyncio.Server] = []
+        self._acceptor: Acceptor | None = None
         self._connections: set[ControlConnection] = set()
         self._api = ControlApi(
             SyncHandlers(entry.board, loop.time),
@@ -152,28 +152,36 @@ class ControlServer:
         )
 
     async def listen(self, sockets: list[socket.socket]) -> None:
-        """Accept on these from now on; once."""
-        for sock in sockets:
-            # The loop calls listen() again, so it must be given the real backlog.
-            server = await self._loop.create_server(
-                lambda: ControlConnection(self, self._loop), sock=sock, backlog=self._backlog
-            )
-            self._servers.append(server)
+        """Accept on these from now on; once.
+
+        Raises:
+            OSError: one of them cannot be listened on.
+        """
+        self._acceptor = Acceptor(self._loop, lambda: ControlConnection(self, self._loop), self._backlog, 0, sockets)
+        await self._acceptor.start()
 
     def drain(self) -> None:
         """Accept nobody any more; what is being answered is finished."""
         self.draining = True
-        for server in self._servers:
-            server.close()
+        if self._acceptor is not None:
+            self._acceptor.pause()
         for connection in list(self._connections):
             connection.drain()
+
+    def resume(self) -> None:
+        """Accept again, after ``drain``."""
+        self.draining = False
+        if self._acceptor is not None:
+            self._acceptor.resume()
 
     def is_idle(self) -> bool:
         """Tell whether no client is left."""
         return not self._connections
 
     def close(self) -> None:
-        """Cut every connection."""
+        """Cut every connection, and give up the sockets."""
+        if self._acceptor is not None:
+            self._acceptor.close()
         for connection in list(self._connections):
             connection.abort()
 

@@ -16,6 +16,7 @@ from config_sync.settings import Settings
 from worker.observability.logs import ErrorLog
 
 RELOAD_RESULT = "reload.json"
+MASTER_STATE = "master.json"
 
 
 class PidFile:

@@ -17,8 +17,9 @@ settings comes up beside the successor (RETURNING), which is needed until then. 
 was to be added, or, when no worker of the old settings can be had, KEPT by its successor.
 
 Nobody is told to leave before somebody else has said to be ready, so a slot that had a serving worker always has one,
-unless it dies. A slot without any worker that is not STARTING is not dealt with here: whoever carries out the orders
-forks a worker of the old settings for it, as for every worker that dies.
+unless it dies. A slot without any worker is not dealt with here: whoever carries out the orders forks a worker of the
+old settings for it, as for every worker that dies; and if there is still none at the order to fork its successor, says
+that the predecessor has ended.
 """
 
 from collections.abc import Iterator

@@ -30,7 +30,17 @@ def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, min
     sockets = [sock for address, sock in listeners if address != control]
     api_sockets = [sock for address, sock in listeners if address == control]
     return run_worker(
-        WorkerBoot(settings, slot, child.generation, sockets, api_sockets, child.control, child.entry, minimum_revision)
+        WorkerBoot(
+            settings,
+            slot,
+            child.generation,
+            sockets,
+            api_sockets,
+            child.control,
+            child.entry,
+            minimum_revision,
+            os.getppid(),
+        )
     )
 
 

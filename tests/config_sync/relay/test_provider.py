@@ -97,6 +97,9 @@ class Watch:
     def step_down(self) -> None:
         pass
 
+    def stand_again(self) -> None:
+        pass
+
     def state(self) -> ProviderState:
         stage = "watching" if self.truth.is_reachable else "waiting"
         return ProviderState(stage, "etcd", self.store.revision, "", 0)

@@ -48,6 +48,7 @@ class World:
 
     def __init__(self, plan: Plan) -> None:
         self.now = 0.0
+        self.plan = plan
         self.rollout = Rollout(plan)
         self.places = {slot: Place(Life.SERVING) for slot in (*plan.replace, *plan.retire)}
         self.places |= {slot: Place(Life.DEAD) for slot in plan.grow}
@@ -71,6 +72,8 @@ class World:
         if isinstance(order, Fork):
             assert place.new is Life.DEAD
             place.new = Life.STARTING
+            if place.old is Life.DEAD and order.slot not in self.plan.grow:
+                self.do(self.rollout.ended(order.slot, self.now))
         elif isinstance(order, Pause):
             assert place.old is Life.SERVING
             place.old = Life.PAUSED
@@ -106,10 +109,10 @@ class World:
 
     def old_moves(self, slot: int, dies: bool) -> None:
         place = self.places[slot]
-        if place.is_given_up or slot not in (*self.rollout._by_slot,):
+        if place.is_given_up or slot in self.plan.retire:
             return
         if place.old is Life.DEAD:
-            if place.new is Life.DEAD and slot not in self.rollout._plan.grow:
+            if place.new is Life.DEAD and slot not in self.plan.grow:
                 place.old = Life.SERVING  # every slot without a worker is given one
         elif dies or place.old is Life.DRAINING:
             place.old = Life.DEAD

@@ -56,6 +56,10 @@ class HealthMonitor:
         self._lead(False)
         self._lease.give_up()
 
+    def resume(self) -> None:
+        """Take the lease again when it is free; undoes ``drain``."""
+        self._may_lead = True
+
     def stop(self) -> None:
         """Take part no more."""
         if self._timer is not None:
