@@ -1,21 +1,17 @@
-"""The master: forks workers, keeps their number, re-forks them on SIGHUP, and stops them.
+"""The master: forks workers, keeps their number, replaces them on SIGHUP, and stops them.
 
-It owns one SO_REUSEPORT listening socket for every worker slot and address, for its whole life. A worker is
-born with the sockets of its slot and its successor with the same, so connections that wait in an accept queue
-are never lost. The master has one thread and no event loop, and imports nothing of what serves requests; a
-worker imports that after the fork, so a reload brings new code too.
-
-``plan`` decides what a signal means in each phase; ``Master`` does it:
+It owns one SO_REUSEPORT listening socket for every worker slot and address, for as long as the slot exists. A worker is
+born with the sockets of its slot and its successor with the same, so connections that wait in an accept queue are never
+lost. The master has one thread and no event loop, and imports nothing of what serves requests; a worker imports that
+after the fork, so a reload brings new code too.
 
     STARTING ──► RUNNING ◄──► RELOADING
         └──────────┴────────────┴──────► STOPPING
 
-A reload forks a complete new generation beside the old one. When all of it has reported to be ready, the old one
-is told to drain; when one of it fails, all of it is ended, and the old one stays.
+The parts are in ``worker.supervisor``: ``signals`` tells what a signal means in each phase, ``rollout`` how workers are
+replaced, ``workers`` does it to processes. This is the loop that brings signals, packets, deaths and time to them.
 """
 
-import contextlib
-import json
 import logging
 import os
 import select
@@ -24,71 +20,65 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings, load_settings
 from worker.observability.logs import ErrorLog
 from worker.observability.systemd import notify
-from worker.scoreboard import Scoreboard
 from worker.supervisor.child import Child, Slot
 from worker.supervisor.command import own_version, parse_arguments, send_signal
 from worker.supervisor.files import (
-    RELOAD_RESULT,
     PidFile,
     give_error_log,
     open_error_log,
     prepare_runtime_dir,
     remove_stale_locks,
-    write_own,
+    write_reload_result,
 )
-from worker.supervisor.listeners import Listeners, all_addresses, close_listeners, open_missing, share_out
-from worker.supervisor.messages import Ready, receive_from_worker
+from worker.supervisor.limits import excess_of, surplus
+from worker.supervisor.precheck import CheckMain, check
 from worker.supervisor.record import RecordPublisher
-from worker.supervisor.respawn import QUICK_DEATH, respawn_delay
-from worker.supervisor.signals import HANDLED, Command, Phase, plan
-from worker.supervisor.spawn import WorkerMain, fork_worker, serve
+from worker.supervisor.rolling import Kind, Rolling, recycle_plan, reload_plan, resize_plan
+from worker.supervisor.signals import HANDLED, Command, Phase, Wishes, plan
+from worker.supervisor.spawn import WorkerMain, serve
+from worker.supervisor.workers import KILL_AFTER, Workers
 
 log = logging.getLogger("propylon.master")
 
 TICK = 1.0  # seconds between two looks at the clock
-KILL_AFTER = 5.0  # a fast stop gives workers this long
+HASTE = 5.0  # seconds that the oldest of too many generations gets
+RECYCLE_REST = 10.0  # seconds between the recycling of one worker and that of the next
 FIXED = ("runtime_dir", "pid", "user")  # settings: the files of those who run already depend on them
 MAX_WORKERS = 1_024
 EXIT_SETTINGS = 78  # what a worker ends with when its settings are of no use (EX_CONFIG)
 
 
-@dataclass
-class Upcoming:
-    """A generation being brought up beside the one that serves."""
-
-    settings: Settings
-    until: float  # ready by then, or never
-    listeners: list[Listeners]  # of each slot, those opened for it and those that stay
-    opened: list[Listeners]
-    workers: list[Child] = field(default_factory=list)
-
-
 class Master:
     """The supervising process."""
 
-    def __init__(self, conf: str, settings: Settings, worker_main: WorkerMain = serve) -> None:
+    def __init__(
+        self, conf: str, settings: Settings, worker_main: WorkerMain = serve, check_main: CheckMain = check
+    ) -> None:
         self.phase = Phase.STARTING
-        self.generation = 0
-        self.slots: list[Slot] = []
+        self.generation = 1  # the one in force
+        self._last_generation = 1  # that was tried
+        self.workers = Workers(settings, worker_main)
+        self.wishes = Wishes()
         self._conf = conf
-        self._settings = settings
-        self._worker_main = worker_main
-        self._scoreboard = Scoreboard()
-        self._record = RecordPublisher(self._scoreboard, own_version())
-        self._upcoming: Upcoming | None = None
-        self._leaving: list[Slot] = []  # given up, with workers that have not ended yet
-        self._reload_again = False
+        self._check_main = check_main
+        self._record = RecordPublisher(self.workers.scoreboard, own_version())
+        self._rolling: Rolling | None = None
+        self._recycle_at = 0.0
         self._stop_until = 0.0
         self._exit_code = 0
         self._wakeup: socket.socket
         self._wakeup_write: socket.socket
         self._error_log: ErrorLog
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self.workers.settings
 
     # the run
 
@@ -98,7 +88,7 @@ class Master:
         Raises:
             SettingsError: an address, a directory or the pid file cannot be had.
         """
-        settings = self._settings
+        settings, workers = self.settings, self.workers
         prepare_runtime_dir(settings)
         self._error_log = open_error_log(settings)
         pid_file = PidFile(settings.path(settings.pid))
@@ -106,28 +96,24 @@ class Master:
         remove_stale_locks(settings)
         try:
             self._catch_signals()
-            addresses = all_addresses(settings, [])
-            for _ in range(settings.worker_count()):
-                self.slots.append(Slot(open_missing([], addresses, settings.backlog)))
-            self._scoreboard.set_slots(len(self.slots))
+            workers.open(settings, settings.worker_count())
+            workers.scoreboard.set_slots(len(workers.slots))
             listening = ", ".join(settings.listen)
-            log.info("propylon %s, %d workers, listening on %s", own_version(), len(self.slots), listening)
-            self.generation = 1
-            for at in range(len(self.slots)):
-                self._fill(at)
-            while self.phase is not Phase.STOPPING or self._everyone():
+            log.info("propylon %s, %d workers, listening on %s", own_version(), len(workers.slots), listening)
+            for slot in workers.slots:
+                workers.fill(slot, self.generation, settings)
+            while self.phase is not Phase.STOPPING or any(workers.everyone()):
                 self._step()
         finally:
-            for child in self._everyone():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGKILL)
+            for child in workers.everyone():
+                workers.signal(child, signal.SIGKILL)
             pid_file.remove()
         log.info("exit")
         return self._exit_code
 
     def _step(self) -> None:
         """Wait for something to happen, and deal with it."""
-        waiting = {child.control.fileno(): child for child in self._everyone() if not child.silent}
+        waiting = {child.control.fileno(): child for child in self.workers.everyone() if not child.silent}
         poll = select.poll()
         for fd in (self._wakeup.fileno(), *waiting):
             poll.register(fd, select.POLLIN)
@@ -137,21 +123,23 @@ class Master:
                     self._signaled(signal.Signals(number))
             else:
                 self._heard(waiting[fd])
+        self._begin_what_is_wished()
         self._look_at_the_clock(time.monotonic())
         self._record.publish(self.phase.value, self.generation)
 
     def _until_due(self) -> float:
-        due = [slot.respawn_at for slot in self.slots if slot.respawn_at is not None]
+        if self.phase is Phase.RUNNING and self.wishes:
+            return 0.0
+        due = [slot.respawn_at for slot in self.workers.slots if slot.respawn_at is not None]
+        if self._rolling is not None and self._rolling.due is not None:
+            due.append(self._rolling.due)
         return max(0.0, min([TICK, *(at - time.monotonic() for at in due)]))
-
-    def _everyone(self) -> list[Child]:
-        upcoming = self._upcoming.workers if self._upcoming is not None else []
-        return [*(child for slot in (*self.slots, *self._leaving) for child in slot.children()), *upcoming]
 
     def _catch_signals(self) -> None:
         self._wakeup, self._wakeup_write = socket.socketpair()
         self._wakeup.setblocking(False)
         self._wakeup_write.setblocking(False)
+        self.workers.own_sockets += [self._wakeup, self._wakeup_write]
         signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
         for number in HANDLED:
             signal.signal(number, lambda *_: None)
@@ -164,108 +152,58 @@ class Master:
             return
         command = plan(self.phase, received)
         log.debug("%s: %s", received.name, command.value)
-        if command is Command.RELOAD:
-            self._reload()
-        elif command is Command.RELOAD_AGAIN:
-            self._reload_again = True
-        elif command is Command.DRAIN:
+        if command is Command.DRAIN:
             self._stop(graceful=True)
         elif command is Command.TERMINATE:
             self._stop(graceful=False)
         elif command is Command.REOPEN_LOGS:
             self._reopen_logs()
-        elif command in (Command.GROW, Command.SHRINK):
-            self._resize(1 if command is Command.GROW else -1)
+        else:
+            self.wishes.note(command)
 
     def _stop(self, graceful: bool) -> None:
         if self.phase is not Phase.STOPPING:
             notify("STOPPING=1")
             log.info("stopping %s", "gracefully" if graceful else "fast")
         self.phase = Phase.STOPPING
-        grace = self._settings.worker_shutdown_timeout + KILL_AFTER if graceful else KILL_AFTER
-        self._stop_until = time.monotonic() + grace
-        for child in self._everyone():
-            self._tell(child, signal.SIGQUIT if graceful else signal.SIGTERM)
+        if self._rolling is not None:
+            self._rolling.drop()
+            self._rolling = None
+        seconds = self.settings.worker_shutdown_timeout if graceful else 0.0
+        self._stop_until = time.monotonic() + seconds + KILL_AFTER
+        for child in self.workers.everyone():
+            if graceful:
+                self.workers.drain(child, "stop", seconds)
+            else:
+                self.workers.signal(child, signal.SIGTERM)
 
     def _reopen_logs(self) -> None:
         try:
             self._error_log.reopen()
-            give_error_log(self._settings)
+            give_error_log(self.settings)
         except (OSError, SettingsError) as error:
             log.error("cannot reopen the error log: %s", error)
-        for child in self._everyone():
-            self._tell(child, signal.SIGUSR1)
-
-    def _tell(self, child: Child, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, number)
+        for child in self.workers.everyone():
+            self.workers.signal(child, signal.SIGUSR1)
 
     # workers
 
-    def _fill(self, at: int) -> None:
-        slot = self.slots[at]
-        slot.respawn_at = None
-        try:
-            slot.worker = self._fork(at, self._settings, slot.listeners)
-        except OSError as error:
-            slot.failures += 1
-            delay = respawn_delay(slot.failures)
-            slot.respawn_at = time.monotonic() + delay
-            log.error("a worker for slot %d cannot be forked: %s; trying again in %.1f s", at, error.strerror, delay)
-
-    def _fork(self, at: int, settings: Settings, listeners: Listeners) -> Child:
-        """Fork a worker.
-
-        Raises:
-            OSError: there are too many processes, descriptors or workers that drain, or too little memory.
-        """
-        entry = self._scoreboard.allocate(at, self.generation, settings.store_identity())
-        alike = [child.entry for child in self._everyone() if child.entry.store == entry.store]
-        minimum = max((other.revision for other in alike), default=0)
-        mine = listeners + self._control_listeners(settings, listeners)
-        try:
-            return fork_worker(entry, settings, mine, minimum, lambda: self._sockets_but(mine), self._worker_main)
-        except OSError:
-            self._scoreboard.release(entry)
-            raise
-
-    def _control_listeners(self, settings: Settings, own: Listeners) -> Listeners:
-        """Return the control sockets of the other slots: when a worker hangs, the others answer in its place."""
-        upcoming = self._upcoming
-        slots = upcoming.listeners if upcoming is not None else [slot.listeners for slot in self.slots]
-        control = settings.control_address()
-        return [listener for slot in slots for listener in slot if listener[0] == control and listener not in own]
-
-    def _sockets_but(self, mine: Listeners) -> list[socket.socket]:
-        """Return every socket of the master but these; what a worker closes."""
-        upcoming = self._upcoming.listeners if self._upcoming is not None else []
-        listeners = [listener for each in (*(slot.listeners for slot in self.slots), *upcoming) for listener in each]
-        foreign = [listener[1] for listener in listeners if listener not in mine]
-        return [self._wakeup, self._wakeup_write, *(child.control for child in self._everyone()), *foreign]
-
     def _heard(self, child: Child) -> None:
+        found = self.workers.find(child.pid)
         try:
-            packet = receive_from_worker(child.control)
+            is_ready = self.workers.hear(child)
         except BlockingIOError:
             return
-        if packet is None:
-            child.silent = True
+        if not is_ready or found is None:
             return
-        if not isinstance(packet.message, Ready):
-            return
-        child.ready = True
-        if self.phase is Phase.STARTING and all(slot.worker and slot.worker.ready for slot in self.slots):
+        slot = found[0]
+        if self._rolling is not None and self._rolling.involves(slot):
+            self._rolling.ready(slot, child)
+        self.workers.settle_adoptions()
+        if self.phase is Phase.STARTING and all(slot.worker and slot.worker.ready for slot in self.workers.slots):
             notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving")
             log.info("ready")
-            self._become_running()
-        elif self._upcoming is not None and all(worker.ready for worker in self._upcoming.workers):
-            self._switch_generation(self._upcoming)
-
-    def _become_running(self) -> None:
-        self.phase = Phase.RUNNING
-        if self._reload_again:
-            self._reload_again = False
-            self._reload()
+            self.phase = Phase.RUNNING
 
     def _reap(self) -> None:
         while True:
@@ -279,181 +217,171 @@ class Master:
 
     def _buried(self, pid: int, code: int) -> None:
         cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        if self._upcoming is not None:
-            for child in self._upcoming.workers:
-                if child.pid == pid:
-                    self._upcoming.workers.remove(child)
-                    self._bury(child)
-                    self._roll_back(f"worker {pid} of the new generation died: {cause}")
-                    return
-        for slot in [*self.slots, *self._leaving]:
-            for child in slot.children():
-                if child.pid == pid:
-                    self._bury(child)
-                    self._lost(slot, child, cause, code)
-                    return
-
-    def _bury(self, child: Child) -> None:
-        child.control.close()
-        self._scoreboard.release(child.entry)
-
-    def _lost(self, slot: Slot, child: Child, cause: str, code: int) -> None:
-        if child is slot.worker:
-            slot.worker = None
-            if self.phase is Phase.STARTING and code == EXIT_SETTINGS:
-                log.critical("worker %d cannot work with these settings", child.pid)
-                self._exit_code = 1
-                self._stop(graceful=False)
-            elif self.phase is not Phase.STOPPING:
-                self._schedule_respawn(slot, child, cause)
+        rolling = self._rolling
+        if rolling is not None and rolling.precheck is not None and rolling.precheck.pid == pid:
+            rolling.check_ended(cause)
             return
-        slot.retired.remove(child)
-        log.info("worker %d of generation %d has ended (%s)", child.pid, child.generation, cause)
-        if slot in self._leaving and not slot.children():
-            self._leaving.remove(slot)
+        found = self.workers.find(pid)
+        if found is not None:
+            slot, child = found
+            is_successor, is_retired = child is slot.successor, child in slot.retired
+            self.workers.bury(slot, child)
+            if child.reason:
+                cause = f"{cause}: {child.reason}"
+            if is_retired:
+                log.info("worker %d of generation %d has ended (%s)", pid, child.generation, cause)
+            elif self.phase is not Phase.STOPPING:
+                self._lost(slot, child, is_successor, cause, code)
 
-    def _schedule_respawn(self, slot: Slot, child: Child, cause: str) -> None:
-        lived = time.monotonic() - child.born
-        slot.failures = slot.failures + 1 if lived < QUICK_DEATH else 1
-        delay = respawn_delay(slot.failures)
-        slot.respawn_at = time.monotonic() + delay
-        log.error("worker %d died after %.1f s: %s; forking again in %.1f s", child.pid, lived, cause, delay)
+    def _lost(self, slot: Slot, child: Child, is_successor: bool, cause: str, code: int) -> None:
+        """Deal with the end of a worker that was in its place."""
+        rolling = self._rolling
+        if self.phase is Phase.STARTING and code == EXIT_SETTINGS:
+            log.critical("worker %d cannot work with these settings", child.pid)
+            self._exit_code = 1
+            self._stop(graceful=False)
+            return
+        if child.draining:
+            log.info("worker %d of generation %d has ended (%s)", child.pid, child.generation, cause)
+        if rolling is not None and rolling.involves(slot):
+            if is_successor:
+                rolling.died(slot, f"worker {child.pid} of slot {slot.number} died: {cause}")
+            else:
+                rolling.ended(slot)
+        self._fill_later(slot, child, cause)
+        self.workers.settle_adoptions()
+
+    def _fill_later(self, slot: Slot, child: Child, cause: str) -> None:
+        """See that a slot that is left without anybody gets a worker again."""
+        is_empty = slot.worker is None and slot.successor is None
+        if is_empty and slot.respawn_at is None and slot in self.workers.slots:
+            self.workers.schedule_respawn(slot, child, cause, time.monotonic())
 
     # time
 
     def _look_at_the_clock(self, now: float) -> None:
+        workers, settings = self.workers, self.settings
         if self.phase is Phase.STOPPING:
-            if self._stop_until is not None and now > self._stop_until:
+            if now > self._stop_until:
                 log.warning("workers that do not stop are killed")
                 self._stop_until = now + KILL_AFTER
-                for child in self._everyone():
-                    self._tell(child, signal.SIGKILL)
+                for child in workers.everyone():
+                    workers.signal(child, signal.SIGKILL)
             return
-        if self._upcoming is not None:
-            if now > self._upcoming.until:
-                self._roll_back("the new generation was not ready within worker_startup_timeout")
-            return
-        for at, slot in enumerate(self.slots):
+        workers.kill_the_overdue(now, settings.worker_heartbeat_timeout, settings.worker_startup_timeout)
+        for slot in workers.slots:
             if slot.respawn_at is not None and now >= slot.respawn_at:
-                self._scoreboard.count_restart(at)
-                self._fill(at)
-            if slot.worker is not None:
-                self._check_heartbeat(slot.worker)
+                workers.fill(slot, self.generation, settings)
+        if self._rolling is not None:
+            self._rolling.tick()
+            if self._rolling.result is not None:
+                self._conclude(self._rolling)
+        elif self.phase is Phase.RUNNING and now >= self._recycle_at:
+            self._recycle(now)
 
-    def _check_heartbeat(self, child: Child) -> None:
-        beat = child.entry.heartbeat_ns
-        limit = self._settings.worker_heartbeat_timeout
-        if beat and time.monotonic_ns() - beat > limit * 1e9:
-            log.error("worker %d has not moved for %g seconds and is killed", child.pid, limit)
-            self._tell(child, signal.SIGKILL)
-            child.entry.heartbeat_ns = 0
+    # rollouts
 
-    # reload
+    def _begin_what_is_wished(self) -> None:
+        if self.phase is not Phase.RUNNING or not self.wishes:
+            return
+        wishes = self.wishes.take()
+        if wishes.reload:
+            self.wishes.more = wishes.more  # on top of what the settings say
+            self._reload()
+            return
+        count = min(MAX_WORKERS, max(1, len(self.workers.slots) + wishes.more))
+        if count != len(self.workers.slots):
+            log.info("%d workers from now on", count)
+            rollout = resize_plan(self.settings, len(self.workers.slots), count)
+            generations = self.generation, self.generation
+            self._roll(Rolling(Kind.RESIZE, rollout, self.workers, self.settings, generations, self._check_main))
 
     def _reload(self) -> None:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         log.info("reloading %s", self._conf)
+        began_ns = time.monotonic_ns()
         try:
             settings = load_settings(self._conf)
-            if any(getattr(settings, name) != getattr(self._settings, name) for name in FIXED):
+            if any(getattr(settings, name) != getattr(self.settings, name) for name in FIXED):
                 raise SettingsError(f"{', '.join(FIXED)} cannot be changed by a reload; restart instead")
-            self._bring_up(settings, settings.worker_count())
         except SettingsError as error:
-            self._reload_failed(str(error))
-
-    def _resize(self, by: int) -> None:
-        count = len(self.slots) + by
-        if not 1 <= count <= MAX_WORKERS:
+            self._report_reload(False, str(error), began_ns)
             return
-        log.info("%d workers from now on", count)
-        try:
-            self._bring_up(self._settings, count)
-        except SettingsError as error:
-            self._reload_failed(str(error))
+        self._last_generation += 1
+        rollout = reload_plan(settings, len(self.workers.slots))
+        generations = self.generation, self._last_generation
+        self._roll(Rolling(Kind.RELOAD, rollout, self.workers, settings, generations, self._check_main))
 
-    def _bring_up(self, settings: Settings, count: int) -> None:
-        """Fork a new generation of ``count`` workers beside the old one."""
-        present = [slot.listeners for slot in self.slots]
-        addresses = all_addresses(settings, present)
-        shared = share_out(present, count, addresses)
-        opened: list[Listeners] = []
-        try:
-            for listeners in shared:
-                opened.append(open_missing(listeners, addresses, settings.backlog))
-                listeners += opened[-1]
-        except SettingsError:
-            for fresh in opened:
-                close_listeners(fresh)
-            raise
-        upcoming = Upcoming(settings, time.monotonic() + settings.worker_startup_timeout, shared, opened)
-        self.generation += 1
+    def _recycle(self, now: float) -> None:
+        """Replace one worker that is beyond its limits, if there is one."""
+        settings = self.settings
+        limits = settings.max_worker_rss, settings.max_worker_requests
+        if not any(limits):
+            return
+        for slot in self.workers.slots:
+            child = slot.worker
+            if child is None or not child.serves:
+                continue
+            reason = excess_of(child.entry.rss, child.entry.requests, *limits, child.spread)
+            if reason:
+                log.info("worker %d is beyond %s, and is replaced", child.pid, reason)
+                self._recycle_at = now + RECYCLE_REST
+                rollout = recycle_plan(settings, slot.number)
+                generations = self.generation, self.generation
+                self._roll(Rolling(Kind.RECYCLE, rollout, self.workers, settings, generations, self._check_main))
+                return
+
+    def _roll(self, rolling: Rolling) -> None:
         self.phase = Phase.RELOADING
-        self._upcoming = upcoming
-        try:
-            for at, listeners in enumerate(upcoming.listeners):
-                upcoming.workers.append(self._fork(at, settings, listeners))
-        except OSError as error:
-            self._roll_back(f"a worker cannot be forked: {error.strerror}")
+        self._rolling = rolling
+        rolling.begin()
 
-    def _switch_generation(self, upcoming: Upcoming) -> None:
-        """Let the new generation take over: the old one drains."""
-        self._settings = upcoming.settings
-        self._upcoming = None
-        count = len(upcoming.workers)
-        kept = [listener for listeners in upcoming.listeners for listener in listeners]
-        for slot in self.slots:
-            self._retire(slot)
-            close_listeners(listener for listener in slot.listeners if listener not in kept)
-        given_up, self.slots = self.slots[count:], self.slots[:count]
-        self.slots += [Slot([]) for _ in range(count - len(self.slots))]
-        for slot, listeners, worker in zip(self.slots, upcoming.listeners, upcoming.workers, strict=True):
-            slot.listeners, slot.worker = listeners, worker
-            slot.failures, slot.respawn_at = 0, None
-        self._scoreboard.set_slots(count)
-        for slot in given_up:
-            slot.listeners = []
-        self._leaving += [slot for slot in given_up if slot.children()]
-        self._error_log.close()
-        self._error_log = open_error_log(self._settings)
-        log.info("generation %d serves", self.generation)
-        self._write_result(True, "")
-        notify("READY=1\nSTATUS=serving")
-        self._become_running()
-
-    def _retire(self, slot: Slot) -> None:
-        if slot.worker is not None:
-            self._tell(slot.worker, signal.SIGQUIT)
-            slot.retired.append(slot.worker)
-            slot.worker = None
-
-    def _roll_back(self, reason: str) -> None:
-        """End the new generation; the old one has never stopped to serve."""
-        upcoming, self._upcoming = self._upcoming, None
-        if upcoming is None:
+    def _conclude(self, rolling: Rolling) -> None:
+        """A rollout is over."""
+        self._rolling = None
+        self.phase = Phase.RUNNING
+        result = rolling.result
+        if result is None:
             return
-        for worker in upcoming.workers:
-            self._tell(worker, signal.SIGKILL)
-        if upcoming.workers:
-            self._leaving.append(Slot([], retired=upcoming.workers))
-        for opened in upcoming.opened:
-            close_listeners(opened)
-        self.generation -= 1
-        self._reload_failed(reason)
+        for slot in self.workers.slots:
+            if slot.worker is None and slot.respawn_at is None:
+                self.workers.fill(slot, self.generation, self.settings)
+        if rolling.kind is Kind.RELOAD:
+            if result.ok:
+                self.generation = rolling.generation
+                self._open_new_log()
+            self._report_reload(result.ok, result.reason, rolling.began_ns)
+        elif result.ok:
+            log.info("%d workers serve", len(self.workers.slots))
+        else:
+            log.error("the %s failed: %s", rolling.kind.value, result.reason)
+        self._end_surplus_generations()
 
-    def _reload_failed(self, reason: str) -> None:
-        log.error("reload failed, generation %d goes on: %s", self.generation, reason)
-        self._write_result(False, reason)
-        notify("READY=1\nSTATUS=serving; the last reload failed")
-        if self.phase is Phase.RELOADING:
-            self._become_running()
+    def _open_new_log(self) -> None:
+        try:
+            fresh = open_error_log(self.settings)
+        except SettingsError as error:
+            log.error("%s; the old one stays in use", error)
+            return
+        self._error_log.close()
+        self._error_log = fresh
 
-    def _write_result(self, ok: bool, reason: str) -> None:
+    def _report_reload(self, ok: bool, reason: str, began_ns: int) -> None:
+        if ok:
+            log.info("generation %d serves", self.generation)
+        else:
+            log.error("reload failed, generation %d goes on: %s", self.generation, reason)
         self._record.reloaded(ok, reason, self.generation)
-        path = self._settings.path(RELOAD_RESULT)
-        result = {"time": time.time_ns(), "generation": self.generation, "ok": ok, "reason": reason}
-        with contextlib.suppress(OSError):
-            write_own(path.with_suffix(".tmp"), json.dumps(result))
-            path.with_suffix(".tmp").replace(path)
+        write_reload_result(self.settings, self.generation, ok, reason, began_ns)
+        notify("READY=1\nSTATUS=serving" if ok else "READY=1\nSTATUS=serving; the last reload failed")
+
+    def _end_surplus_generations(self) -> None:
+        retired = [child for child in self.workers.everyone() if child.draining and child.generation != self.generation]
+        too_old = surplus((child.generation for child in retired), self.settings.max_generations)
+        for child in retired:
+            if child.generation in too_old:
+                log.warning("worker %d of generation %d has %g seconds left", child.pid, child.generation, HASTE)
+                self.workers.hasten(child, HASTE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -132,6 +132,9 @@ class Gateway:
             "runtime_dir": str(directory / "run"),
             "error_log": "error.log",
             "etcd": {"host": [etcd_url], "resync_delay": 0.2},
+            "reload": {"grace": 0.1},
+            "keepalive_min": 0.2,
+            "close_spread": 0.3,
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,6 +1,7 @@
 """The command line: what it may say, and how a running master is signalled."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -9,7 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from config_sync.settings import Settings
-from worker.supervisor.files import PidFile, is_alive, reload_result
+from worker.supervisor.files import PidFile, is_alive, is_master, reload_result
+from worker.supervisor.rollout import RESUME_WAIT
 
 SIGNALS = {
     "reload": signal.SIGHUP,
@@ -41,22 +43,48 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def send_signal(settings: Settings, word: str) -> int:
     """Carry out ``-s``; a reload is waited for."""
-    pid = PidFile(settings.path(settings.pid)).read()
-    if pid is None or not is_alive(pid):
-        print(f"propylon: no master is running ({settings.path(settings.pid)})", file=sys.stderr)
+    path = settings.path(settings.pid)
+    pid = PidFile(path).read()
+    if pid is None or not is_master(pid, _owners(settings)):
+        print(f"propylon: no master is running ({path})", file=sys.stderr)
         return 1
-    before = reload_result(settings)
-    os.kill(pid, SIGNALS[word])
-    if word != "reload":
-        return 0
-    until = time.monotonic() + settings.worker_startup_timeout + 10
+    sent_ns = time.monotonic_ns()
+    try:
+        os.kill(pid, SIGNALS[word])
+    except OSError as error:
+        print(f"propylon: cannot signal process {pid} ({path}): {error.strerror}", file=sys.stderr)
+        return 1
+    return _wait_for_reload(settings, pid, sent_ns) if word == "reload" else 0
+
+
+def _owners(settings: Settings) -> set[int]:
+    """Return whom a master may belong to: us, or the owner of the directory it writes to."""
+    with contextlib.suppress(OSError):
+        return {os.geteuid(), os.stat(settings.runtime_dir).st_uid}
+    return {os.geteuid()}
+
+
+def _wait_for_reload(settings: Settings, pid: int, sent_ns: int) -> int:
+    """Wait for the outcome of a reload that has begun after a moment; an earlier one may still be under way."""
+    until = time.monotonic() + 2 * longest_reload(settings)
     while time.monotonic() < until:
         result = reload_result(settings)
-        if result != before:
+        began_ns = result.get("began_ns")
+        if isinstance(began_ns, int) and began_ns >= sent_ns:
             if result.get("ok"):
                 return 0
             print(f"propylon: reload failed: {result.get('reason')}", file=sys.stderr)
             return 1
+        if not is_alive(pid):
+            print("propylon: the master has ended meanwhile", file=sys.stderr)
+            return 1
         time.sleep(0.05)
     print("propylon: the master has not answered in time", file=sys.stderr)
     return 1
+
+
+def longest_reload(settings: Settings) -> float:
+    """Return how many seconds a reload can take: forward up to the last slot, and then all the way back."""
+    reload, slots = settings.reload, settings.worker_count()
+    turn = settings.worker_startup_timeout + reload.drain_wait
+    return reload.check_timeout + slots * turn + 2 * reload.grace + RESUME_WAIT + settings.worker_startup_timeout

@@ -9,6 +9,8 @@ import grp
 import json
 import os
 import pwd
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 from config_sync.errors import SettingsError
@@ -17,6 +19,7 @@ from worker.observability.logs import ErrorLog
 
 RELOAD_RESULT = "reload.json"
 MASTER_STATE = "master.json"
+PROGRAMS = (b"propylon", b"master.py")
 
 
 class PidFile:
@@ -61,6 +64,17 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_master(pid: int, owners: Collection[int]) -> bool:
+    """Tell whether a process is a master of this program, of one of these users: a pid file may say anything."""
+    process = Path(f"/proc/{pid}")
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        owner = process.stat().st_uid
+    except OSError:
+        return False
+    return owner in owners and any(os.path.basename(word) in PROGRAMS for word in words[:4])
 
 
 def give_to_user(path: Path, settings: Settings) -> None:
@@ -115,11 +129,32 @@ def open_error_log(settings: Settings) -> ErrorLog:
     return opened
 
 
+def check_error_log(settings: Settings) -> None:
+    """See that the log the settings name can be opened, by us and by the workers; raises SettingsError."""
+    path = settings.error_log_path()
+    if path is None:
+        return
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise SettingsError(f"error_log: {error}") from error
+    give_error_log(settings)
+
+
 def give_error_log(settings: Settings) -> None:
     """Let the workers write to the log that the master has opened; raises SettingsError."""
     path = settings.error_log_path()
     if path is not None:
         give_to_user(path, settings)
+
+
+def write_reload_result(settings: Settings, generation: int, ok: bool, reason: str, began_ns: int) -> None:
+    """Leave the outcome of a reload that began at a time of the monotonic clock; for ``-s reload`` and for people."""
+    path = settings.path(RELOAD_RESULT)
+    result = {"time": time.time_ns(), "generation": generation, "ok": ok, "reason": reason, "began_ns": began_ns}
+    with contextlib.suppress(OSError):
+        write_own(path.with_suffix(".tmp"), json.dumps(result))
+        path.with_suffix(".tmp").replace(path)
 
 
 def reload_result(settings: Settings) -> dict[str, object]:

@@ -1,9 +1,23 @@
 """When a slot whose worker has died is filled again."""
 
-QUICK_DEATH = 10.0  # a worker that dies younger is not re-forked at once a second time
+from collections.abc import Callable
+
+QUICK_DEATH = 10.0  # seconds; a worker that dies younger is not re-forked at once a second time
 LONGEST_DELAY = 30.0
+JITTER = 0.25  # by how much of it a delay is longer or shorter, by chance: workers that die together come back apart
 
 
-def respawn_delay(failures: int) -> float:
-    """Return how long to wait, in seconds, before a slot is filled again that has failed so often in a row."""
-    return 0.0 if failures <= 1 else float(min(LONGEST_DELAY, 0.1 * 2 ** min(failures, 12)))
+def failures_in_a_row(failures: int, lived: float) -> int:
+    """Count a death in, of a worker that has lived so many seconds."""
+    return failures + 1 if lived < QUICK_DEATH else 1
+
+
+def respawn_delay(failures: int, choose: Callable[[], float]) -> float:
+    """Return how long to wait, in seconds, before a slot is filled again that has failed so often in a row.
+
+    ``choose`` gives numbers from 0 to 1.
+    """
+    if failures <= 1:
+        return 0.0
+    delay = min(LONGEST_DELAY, 0.1 * 2 ** min(failures, 12))
+    return float(delay * (1 + JITTER * (2 * choose() - 1)))

@@ -1,6 +1,7 @@
 """What a signal to the master means, in each phase of its life."""
 
 import signal
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -17,7 +18,6 @@ class Command(Enum):
     """What it is to do."""
 
     RELOAD = "reload"
-    RELOAD_AGAIN = "reload again when this one is over"
     DRAIN = "drain all workers and exit"
     TERMINATE = "end all workers and exit"
     REOPEN_LOGS = "reopen logs"
@@ -32,15 +32,15 @@ _ALWAYS = {
     signal.SIGINT: Command.TERMINATE,
     signal.SIGUSR1: Command.REOPEN_LOGS,
 }
+_WISHES = {
+    signal.SIGHUP: Command.RELOAD,
+    signal.SIGTTIN: Command.GROW,
+    signal.SIGTTOU: Command.SHRINK,
+}
 PLAN: dict[Phase, dict[signal.Signals, Command]] = {
-    Phase.STARTING: {**_ALWAYS, signal.SIGHUP: Command.RELOAD_AGAIN},
-    Phase.RUNNING: {
-        **_ALWAYS,
-        signal.SIGHUP: Command.RELOAD,
-        signal.SIGTTIN: Command.GROW,
-        signal.SIGTTOU: Command.SHRINK,
-    },
-    Phase.RELOADING: {**_ALWAYS, signal.SIGHUP: Command.RELOAD_AGAIN},
+    Phase.STARTING: {**_ALWAYS, **_WISHES},
+    Phase.RUNNING: {**_ALWAYS, **_WISHES},
+    Phase.RELOADING: {**_ALWAYS, **_WISHES},
     Phase.STOPPING: {**_ALWAYS, signal.SIGQUIT: Command.IGNORE},
 }
 HANDLED = (*_ALWAYS, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
@@ -49,3 +49,30 @@ HANDLED = (*_ALWAYS, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCH
 def plan(phase: Phase, received: signal.Signals) -> Command:
     """Decide what a signal means."""
     return PLAN[phase].get(received, Command.IGNORE)
+
+
+@dataclass
+class Wishes:
+    """What has been asked for, and is begun as soon as the master is RUNNING; those of one kind are merged."""
+
+    reload: bool = False
+    more: int = 0  # workers; fewer when negative
+
+    def note(self, command: Command) -> None:
+        """Note a command; a reload goes back to the number of workers of the settings."""
+        if command is Command.RELOAD:
+            self.reload, self.more = True, 0
+        elif command is Command.GROW:
+            self.more += 1
+        elif command is Command.SHRINK:
+            self.more -= 1
+
+    def take(self) -> "Wishes":
+        """Return what there is, as now being done."""
+        taken = Wishes(self.reload, self.more)
+        self.reload, self.more = False, 0
+        return taken
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return self.reload or self.more != 0

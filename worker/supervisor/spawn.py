@@ -1,4 +1,4 @@
-"""Forking a worker, and becoming one in the child of the fork.
+"""Forking, and becoming a worker in the child of the fork.
 
 The child imports what serves requests only then, so a reload brings new code.
 """
@@ -20,6 +20,7 @@ from worker.supervisor.signals import HANDLED
 log = logging.getLogger("propylon.master")
 
 WorkerMain = Callable[[Settings, int, Child, Listeners, int], int]
+Sockets = Callable[[], Iterable[socket.socket]]
 
 
 def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, minimum_revision: int) -> int:
@@ -49,7 +50,7 @@ def fork_worker(
     settings: Settings,
     listeners: Listeners,
     minimum_revision: int,
-    foreign: Callable[[], Iterable[socket.socket]],
+    foreign: Sockets,
     worker_main: WorkerMain,
 ) -> Child:
     """Fork a worker for a new entry of the scoreboard; ``foreign`` are the sockets that it closes.
@@ -58,32 +59,38 @@ def fork_worker(
         OSError: there are too many processes or descriptors, or too little memory.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def live() -> int:
+        ours.close()
+        me = Child(os.getpid(), entry.generation, theirs, entry, time.monotonic())
+        return worker_main(settings, entry.slot, me, listeners, minimum_revision)
+
     try:
-        pid = os.fork()
+        pid = fork_child(f"worker {entry.slot}", live, foreign)
     except OSError:
         ours.close()
         theirs.close()
         raise
-    if pid == 0:
-        ours.close()
-        me = Child(os.getpid(), entry.generation, theirs, entry, time.monotonic())
-        _become_worker(settings, me, listeners, minimum_revision, foreign, worker_main)
     theirs.close()
     entry.pid = pid
     return Child(pid, entry.generation, ours, entry, time.monotonic())
 
 
-def _become_worker(
-    settings: Settings,
-    me: Child,
-    listeners: Listeners,
-    minimum_revision: int,
-    foreign: Callable[[], Iterable[socket.socket]],
-    worker_main: WorkerMain,
-) -> None:
-    """Turn this child of the fork into a worker; does not return."""
+def fork_child(name: str, live: Callable[[], int], foreign: Sockets) -> int:
+    """Fork a process that is no master any more, calls ``live`` and exits with its result; returns the pid.
+
+    Raises:
+        OSError: there are too many processes, or too little memory.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _become_child(name, live, foreign)
+    return pid
+
+
+def _become_child(name: str, live: Callable[[], int], foreign: Sockets) -> None:
+    """Be the child of the fork; does not return."""
     code = 1
-    at = me.entry.slot
     try:
         signal.set_wakeup_fd(-1)
         for number in HANDLED:
@@ -94,9 +101,9 @@ def _become_worker(
         # A second copy of another worker's socket would keep its end from being noticed.
         for sock in foreign():
             sock.close()
-        code = worker_main(settings, at, me, listeners, minimum_revision)
+        code = live()
     except BaseException:
-        log.exception("worker %d has failed", at)
+        log.exception("%s has failed", name)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,14 +2,23 @@
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
-from master import Master
-from worker.supervisor.files import PidFile, give_error_log, remove_stale_locks
+from tests.fakes.processes import wait_until
+from worker.supervisor.files import (
+    PidFile,
+    check_error_log,
+    give_error_log,
+    is_master,
+    remove_stale_locks,
+    write_reload_result,
+)
 
 
 def test_nothing_is_written_through_a_link_that_a_worker_has_made(tmp_path: Path) -> None:
@@ -19,7 +28,7 @@ def test_nothing_is_written_through_a_link_that_a_worker_has_made(tmp_path: Path
         (tmp_path / name).symlink_to(precious)
     with pytest.raises(SettingsError, match="cannot write"):
         PidFile(tmp_path / "propylon.pid").write()
-    Master("", Settings(runtime_dir=str(tmp_path)))._write_result(True, "")
+    write_reload_result(Settings(runtime_dir=str(tmp_path)), 1, True, "", 0)
     assert precious.read_text() == "kept"
 
 
@@ -45,3 +54,20 @@ def test_locks_of_workers_of_another_user_do_not_keep_ours_from_theirs(tmp_path:
     assert lock.exists()
     remove_stale_locks(Settings(runtime_dir=str(tmp_path), user="nobody"))
     assert not lock.exists()
+
+
+def test_only_a_master_of_ours_is_believed_to_be_one() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()", "master.py"], stdin=subprocess.PIPE) as like_a_master:
+        wait_until(lambda: is_master(like_a_master.pid, {os.geteuid()}), "its command line is there")
+        assert not is_master(like_a_master.pid, {os.geteuid() + 1})
+        like_a_master.communicate(b"\n")
+        assert not is_master(like_a_master.pid, {os.geteuid()})
+    assert not is_master(1, {0})
+    assert not is_master(os.getpid(), {os.geteuid()})
+
+
+def test_an_error_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"error_log: .*none"):
+        check_error_log(Settings(runtime_dir=str(tmp_path), error_log="none/error.log"))
+    check_error_log(Settings(runtime_dir=str(tmp_path), error_log="error.log"))
+    assert (tmp_path / "error.log").exists()

@@ -1,0 +1,57 @@
+"""What a worker does at its start, done by a process that ends then: for the check of new settings and new code."""
+
+import asyncio
+import importlib
+import pkgutil
+
+import uvloop
+
+import config_sync
+import worker
+from config_sync.errors import SettingsError
+from config_sync.providers import open_provider
+from config_sync.settings import Settings
+from worker.context import WorkerContext
+from worker.observability.logs import ErrorLog
+from worker.process import drop_privileges, open_store
+from worker.scoreboard import Scoreboard
+from worker.upstream.tls import SYSTEM, build_context
+
+TOOLS = ("config_sync.ctl", "config_sync.etcd.store", "config_sync.etcd.versions")  # with grpc; of no worker
+
+
+def check_worker(settings: Settings) -> None:
+    """Become whom workers run as, import all of their code, and open what they open; binds no address.
+
+    Raises:
+        SettingsError: a setting is of no use.
+        OSError: a file cannot be opened.
+        Exception: what a module raises that cannot be imported.
+    """
+    drop_privileges(settings.user)
+    import_everything()
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
+    store = open_store(settings, Scoreboard(1))
+    context = WorkerContext(settings, loop, store)
+    open_provider(settings, store, loop, lambda _: None)
+    authorities = settings.ssl.ssl_trusted_certificate
+    if authorities != SYSTEM:
+        try:
+            build_context((), True, authorities)
+        except OSError as error:
+            raise SettingsError(f"ssl.ssl_trusted_certificate: {authorities}: {error.strerror or error}") from error
+    context.close()
+
+
+def import_everything() -> None:
+    """Import every module of the gateway, but those that only tools use; raises what a module raises."""
+    for package in (worker, config_sync):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=_fail):
+            if not module.name.startswith(TOOLS):
+                importlib.import_module(module.name)
+
+
+def _fail(name: str) -> None:
+    raise
