@@ -10,10 +10,12 @@ this has failed (it returns a server without sockets), so it is called here befo
 
 import asyncio
 import logging
-import select
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
+
+from worker.supervisor.messages import listening_name
+from worker.supervisor.reuseport import is_waited_on
 
 log = logging.getLogger("propylon.worker")
 
@@ -113,13 +115,25 @@ class Acceptor:
         if self.state is AcceptorState.ACCEPTING:
             self._begin(lambda: None)
 
-    def release(self, slot: int, released: Callable[[], object] = lambda: None) -> None:
-        """Accept what waits on the sockets of a slot, then give them up and call ``released``.
+    def release(
+        self, slot: int, addresses: Collection[str] = (), released: Callable[[], object] = lambda: None
+    ) -> None:
+        """Accept what waits on the sockets of a slot, or those of its addresses, then give them up.
 
         When clients keep coming, which others accept too, the sockets are given up after a second. Nothing that
         waits is lost as long as somebody else has the sockets.
+
+        Args:
+            slot: the own one, or an adopted one.
+            addresses: as of ``listening_name``; none: all.
+            released: called when they are closed.
         """
-        given_up = self._slots.pop(slot, [])
+        of_slot = self._slots.get(slot, [])
+        given_up = [each for each in of_slot if not addresses or listening_name(each.sock) in addresses]
+        for listening in given_up:
+            of_slot.remove(listening)
+        if not of_slot:
+            self._slots.pop(slot, None)
         self._leaving += given_up
         self._spawn(self._release(given_up, released))
 
@@ -178,11 +192,3 @@ class Acceptor:
     def _accepts_from(self, given_up: list[Listening]) -> bool:
         """Tell whether clients wait that we accept."""
         return any(listening.server is not None and is_waited_on(listening.sock) for listening in given_up)
-
-
-def is_waited_on(sock: socket.socket) -> bool:
-    """Tell whether a connection waits in the queue of a listening socket."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    # One that has been shut down looks readable, too, and says so.
-    return any(not event & select.POLLHUP for _, event in poll.poll(0))

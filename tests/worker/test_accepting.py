@@ -10,7 +10,9 @@ from typing import cast
 import pytest
 import uvloop
 
-from worker.accepting import Acceptor, AcceptorState, is_waited_on
+from worker.accepting import Acceptor, AcceptorState
+from worker.supervisor.messages import listening_name
+from worker.supervisor.reuseport import is_waited_on
 
 BACKLOG = 37
 
@@ -191,7 +193,7 @@ def test_an_adopted_socket_is_accepted_from_until_it_is_released() -> None:
         assert acceptor.slots == [0, 1]
         assert await bench.answer(bench.client(other)) == b"a"
         released = asyncio.Event()
-        acceptor.release(1, released.set)
+        acceptor.release(1, released=released.set)
         await asyncio.wait_for(released.wait(), 10)
         assert acceptor.slots == [0]
         bench.client(other)
@@ -209,7 +211,7 @@ def test_what_waits_is_accepted_before_a_socket_is_released() -> None:
         await acceptor.start()
         clients = [bench.client(sock) for _ in range(BACKLOG)]  # the loop has had no chance to accept one
         released = asyncio.Event()
-        acceptor.release(0, released.set)
+        acceptor.release(0, released=released.set)
         await asyncio.wait_for(released.wait(), 10)
         assert not is_waited_on(sock)
         assert [await bench.answer(client) for client in clients] == [b"a"] * BACKLOG
@@ -223,7 +225,7 @@ def test_a_paused_acceptor_releases_without_accepting() -> None:
         acceptor = bench.acceptor(b"a", 0, sock)
         client = bench.client(sock)
         released = asyncio.Event()
-        acceptor.release(0, released.set)
+        acceptor.release(0, released=released.set)
         await asyncio.wait_for(released.wait(), 10)
         assert is_waited_on(sock)
         await bench.acceptor(b"b", 0, sock).start()
@@ -290,13 +292,21 @@ def test_the_backlog_stays_what_it_is() -> None:
     play(script)
 
 
-def test_a_socket_that_was_shut_down_is_not_waited_on() -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(1)
-        assert not is_waited_on(sock)
-        sock.shutdown(socket.SHUT_RD)
-        assert not is_waited_on(sock)
+def test_one_address_of_a_slot_is_released() -> None:
+    async def script(bench: Bench) -> None:
+        kept, given_up = bench.listener(), bench.listener()
+        acceptor = bench.acceptor(b"a", 0, kept, given_up)
+        await acceptor.start()
+        released = asyncio.Event()
+        acceptor.release(0, [listening_name(given_up)], released.set)
+        await asyncio.wait_for(released.wait(), 10)
+        assert acceptor.slots == [0]
+        assert await bench.answer(bench.client(kept)) == b"a"
+        bench.client(given_up)
+        await asyncio.sleep(0.02)
+        assert is_waited_on(given_up)
+
+    play(script)
 
 
 def test_a_socket_that_cannot_be_listened_on_is_an_error_of_the_start() -> None:

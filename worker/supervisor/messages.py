@@ -47,9 +47,13 @@ class Adopt(msgspec.Struct, frozen=True, tag="adopt"):
 
 
 class Release(msgspec.Struct, frozen=True, tag="release"):
-    """To a worker: take those who wait in the queues of a slot it has adopted, and close its copies of the sockets."""
+    """To a worker: take those who wait in the queues of a slot, and close its copies of the sockets.
+
+    The slot is its own or one it has adopted; with addresses, as of ``listening_name``, only their sockets.
+    """
 
     slot: int
+    addresses: tuple[str, ...] = ()
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -67,6 +71,13 @@ class Deadline(msgspec.Struct, frozen=True, tag="deadline"):
 
 ToWorker = Pause | Resume | Adopt | Release | Drain | Deadline
 ToMaster = Ready | Failed
+
+
+def listening_name(sock: socket.socket) -> str:
+    """Return the name by which master and workers speak of a listening socket, and those of other slots with it."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
 
 _encode = msgspec.json.Encoder().encode
 _TO_WORKER = msgspec.json.Decoder(ToWorker)
