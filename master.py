@@ -13,6 +13,7 @@ replaced, ``workers`` does it to processes. This is the loop that brings signals
 """
 
 import logging
+import math
 import os
 import select
 import signal
@@ -24,23 +25,27 @@ from collections.abc import Sequence
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings, load_settings
 from worker.observability.logs import ErrorLog
-from worker.observability.systemd import notify
+from worker.observability.systemd import take_variables
 from worker.supervisor.child import Child, Slot
 from worker.supervisor.command import own_version, parse_arguments, send_signal
 from worker.supervisor.files import (
-    PidFile,
     give_error_log,
     open_error_log,
     prepare_runtime_dir,
+    remove_health_locks,
     remove_stale_locks,
     write_reload_result,
 )
+from worker.supervisor.inherited import VARIABLE, allot
 from worker.supervisor.limits import excess_of, surplus
 from worker.supervisor.precheck import CheckMain, check
 from worker.supervisor.record import RecordPublisher
 from worker.supervisor.rolling import Kind, Rolling, recycle_plan, reload_plan, resize_plan
 from worker.supervisor.signals import HANDLED, Command, Phase, Wishes, plan
 from worker.supervisor.spawn import WorkerMain, serve
+from worker.supervisor.status import View, longest_silence
+from worker.supervisor.succession import Inheritance, Succession
+from worker.supervisor.upgrade import Word, has_terminal
 from worker.supervisor.workers import KILL_AFTER, Workers
 
 log = logging.getLogger("propylon.master")
@@ -57,7 +62,12 @@ class Master:
     """The supervising process."""
 
     def __init__(
-        self, conf: str, settings: Settings, worker_main: WorkerMain = serve, check_main: CheckMain = check
+        self,
+        conf: str,
+        settings: Settings,
+        worker_main: WorkerMain = serve,
+        check_main: CheckMain = check,
+        inheritance: Inheritance | None = None,
     ) -> None:
         self.phase = Phase.STARTING
         self.generation = 1  # the one in force
@@ -68,6 +78,13 @@ class Master:
         self._check_main = check_main
         self._record = RecordPublisher(self.workers.scoreboard, own_version())
         self._rolling: Rolling | None = None
+        self._inheritance = inheritance if inheritance is not None else Inheritance({})
+        self._succession = Succession(self._inheritance, settings)
+        self._reporter = self._succession.reporter
+        self._reloads = 0
+        self._failure = ""  # of the last reload
+        self._is_resting = False  # told to have no workers until the next rollout
+        self._phase_until = math.inf
         self._recycle_at = 0.0
         self._stop_until = 0.0
         self._exit_code = 0
@@ -91,15 +108,18 @@ class Master:
         settings, workers = self.settings, self.workers
         prepare_runtime_dir(settings)
         self._error_log = open_error_log(settings)
-        pid_file = PidFile(settings.path(settings.pid))
-        pid_file.write()
-        remove_stale_locks(settings)
+        self._succession.pid_file.write()
+        if not self._succession.predecessor.is_there:
+            remove_stale_locks(settings)
+        remove_health_locks(settings)
         try:
             self._catch_signals()
-            workers.open(settings, settings.worker_count())
+            self._open(settings)
             workers.scoreboard.set_slots(len(workers.slots))
             listening = ", ".join(settings.listen)
             log.info("propylon %s, %d workers, listening on %s", own_version(), len(workers.slots), listening)
+            self._phase_until = time.monotonic() + settings.worker_startup_timeout
+            self._succession.record(False, self.generation)
             for slot in workers.slots:
                 workers.fill(slot, self.generation, settings)
             while self.phase is not Phase.STOPPING or any(workers.everyone()):
@@ -107,25 +127,46 @@ class Master:
         finally:
             for child in workers.everyone():
                 workers.signal(child, signal.SIGKILL)
-            pid_file.remove()
+            self._succession.pid_file.remove()
+            remove_health_locks(settings)
         log.info("exit")
         return self._exit_code
+
+    def _open(self, settings: Settings) -> None:
+        """Open the listening sockets, as far as we were not born with them."""
+        inherited = self._inheritance.sockets()
+        self._reporter.keeps(inherited)
+        control, count = settings.control_address(), settings.worker_count()
+        given, unwanted = allot(inherited, [*settings.addresses(), *([control] if control else [])], count)
+        for address, sock in unwanted:
+            log.warning("a socket for %s:%d, which we were given, is closed: nothing in listen names it", *address)
+            sock.close()
+        for _, sock in (listener for listeners in given for listener in listeners):
+            sock.listen(settings.backlog)
+        self.workers.begin_with(given, count)
+        self.workers.open(settings, count)
 
     def _step(self) -> None:
         """Wait for something to happen, and deal with it."""
         waiting = {child.control.fileno(): child for child in self.workers.everyone() if not child.silent}
         poll = select.poll()
-        for fd in (self._wakeup.fileno(), *waiting):
+        masters = self._succession.descriptors()
+        for fd in (self._wakeup.fileno(), *masters, *waiting):
             poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(self._until_due() * 1000):
             if fd == self._wakeup.fileno():
                 for number in self._wakeup.recv(4096):
                     self._signaled(signal.Signals(number))
+            elif fd in masters:
+                self._succession.heard(fd)
             else:
                 self._heard(waiting[fd])
         self._begin_what_is_wished()
-        self._look_at_the_clock(time.monotonic())
+        now = time.monotonic()
+        self._look_at_the_clock(now)
+        self._succession.look(now)
         self._record.publish(self.phase.value, self.generation)
+        self._reporter.report(now, self._view(now), self.workers.places())
 
     def _until_due(self) -> float:
         if self.phase is Phase.RUNNING and self.wishes:
@@ -133,13 +174,33 @@ class Master:
         due = [slot.respawn_at for slot in self.workers.slots if slot.respawn_at is not None]
         if self._rolling is not None and self._rolling.due is not None:
             due.append(self._rolling.due)
-        return max(0.0, min([TICK, *(at - time.monotonic() for at in due)]))
+        now = time.monotonic()
+        return max(0.0, min([TICK, self._reporter.due(now), *(at - now for at in due)]))
+
+    def _view(self, now: float) -> View:
+        """Look at ourselves, as systemd is to see us."""
+        serving = [[child.entry for child in slot.children() if child.serves] for slot in self.workers.slots]
+        silence = longest_silence(self._reporter.watchdog, self.settings.worker_heartbeat_timeout)
+        return View(
+            phase=self.phase,
+            pid=os.getpid(),
+            generation=self.generation,
+            slots=len(serving),
+            ready=sum(1 for entries in serving if entries),
+            beating=sum(any(now - entry.heartbeat_ns / 1e9 < silence for entry in entries) for entries in serving),
+            revision=min((entry.revision for entries in serving for entry in entries), default=0),
+            reloads=self._reloads,
+            failure=self._failure,
+            until=self._phase_until,
+            is_resting=self._is_resting,
+        )
 
     def _catch_signals(self) -> None:
         self._wakeup, self._wakeup_write = socket.socketpair()
         self._wakeup.setblocking(False)
         self._wakeup_write.setblocking(False)
-        self.workers.own_sockets += [self._wakeup, self._wakeup_write]
+        self.workers.own_sockets = lambda: [self._wakeup, self._wakeup_write, *self._succession.sockets()]
+        self.workers.revision_before = self._inheritance.revision
         signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
         for number in HANDLED:
             signal.signal(number, lambda *_: None)
@@ -163,14 +224,14 @@ class Master:
 
     def _stop(self, graceful: bool) -> None:
         if self.phase is not Phase.STOPPING:
-            notify("STOPPING=1")
+            self._succession.stopping()
             log.info("stopping %s", "gracefully" if graceful else "fast")
         self.phase = Phase.STOPPING
         if self._rolling is not None:
             self._rolling.drop()
             self._rolling = None
         seconds = self.settings.worker_shutdown_timeout if graceful else 0.0
-        self._stop_until = time.monotonic() + seconds + KILL_AFTER
+        self._stop_until = self._phase_until = time.monotonic() + seconds + KILL_AFTER
         for child in self.workers.everyone():
             if graceful:
                 self.workers.drain(child, "stop", seconds)
@@ -201,9 +262,10 @@ class Master:
             self._rolling.ready(slot, child)
         self.workers.settle_adoptions()
         if self.phase is Phase.STARTING and all(slot.worker and slot.worker.ready for slot in self.workers.slots):
-            notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving")
             log.info("ready")
             self.phase = Phase.RUNNING
+            self._phase_until = math.inf
+            self._succession.ready(self.generation)
 
     def _reap(self) -> None:
         while True:
@@ -216,6 +278,8 @@ class Master:
             self._buried(pid, os.waitstatus_to_exitcode(status))
 
     def _buried(self, pid: int, code: int) -> None:
+        if self._succession.reaped(pid, code):
+            return
         cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         rolling = self._rolling
         if rolling is not None and rolling.precheck is not None and rolling.precheck.pid == pid:
@@ -285,9 +349,15 @@ class Master:
         if self.phase is not Phase.RUNNING or not self.wishes:
             return
         wishes = self.wishes.take()
+        if wishes.upgrade:
+            revision = min((entry.revision for entry in self.workers.scoreboard.ready()), default=0)
+            self._succession.upgrade(self.settings, self.workers.places(), revision)
         if wishes.reload:
-            self.wishes.more = wishes.more  # on top of what the settings say
+            self.wishes.more, self.wishes.rest = wishes.more, wishes.rest  # on top of what the settings say
             self._reload()
+            return
+        if wishes.rest:
+            self._rest()
             return
         count = min(MAX_WORKERS, max(1, len(self.workers.slots) + wishes.more))
         if count != len(self.workers.slots):
@@ -296,8 +366,16 @@ class Master:
             generations = self.generation, self.generation
             self._roll(Rolling(Kind.RESIZE, rollout, self.workers, self.settings, generations, self._check_main))
 
+    def _rest(self) -> None:
+        if has_terminal():
+            log.info("SIGWINCH is ignored: the size of the terminal may have changed")
+            return
+        log.info("the workers are told to drain; the next reload brings others")
+        self._is_resting = True
+        self.workers.rest(self.settings.worker_shutdown_timeout)
+
     def _reload(self) -> None:
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._reloads += 1
         log.info("reloading %s", self._conf)
         began_ns = time.monotonic_ns()
         try:
@@ -340,6 +418,7 @@ class Master:
         """A rollout is over."""
         self._rolling = None
         self.phase = Phase.RUNNING
+        self._is_resting = False
         result = rolling.result
         if result is None:
             return
@@ -373,7 +452,8 @@ class Master:
             log.error("reload failed, generation %d goes on: %s", self.generation, reason)
         self._record.reloaded(ok, reason, self.generation)
         write_reload_result(self.settings, self.generation, ok, reason, began_ns)
-        notify("READY=1\nSTATUS=serving" if ok else "READY=1\nSTATUS=serving; the last reload failed")
+        self._failure = reason
+        self._succession.record(True, self.generation)
 
     def _end_surplus_generations(self) -> None:
         retired = [child for child in self.workers.everyone() if child.draining and child.generation != self.generation]
@@ -393,6 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return ctl(words[1:])
     options = parse_arguments(words)
+    inheritance = Inheritance(take_variables(os.environ, [VARIABLE]))
     try:
         settings = load_settings(options.conf)
         if options.test:
@@ -400,8 +481,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.signal:
             return send_signal(settings, options.signal)
-        return Master(options.conf, settings).run()
+        return Master(options.conf, settings, inheritance=inheritance).run()
     except SettingsError as error:
+        inheritance.predecessor.say(Word("failed", str(error)))
         print(f"propylon: {error}", file=sys.stderr)
         return 1
 

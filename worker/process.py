@@ -47,7 +47,7 @@ log = logging.getLogger("propylon.worker")
 EXIT_SETTINGS = 78  # EX_CONFIG: starting again with the same settings is of no use
 HEARTBEAT = 1.0  # seconds
 DRAIN_CHECK = 0.05  # seconds
-HEALTH_LOCK = "health.lock"
+HEALTH_LOCK = "health-{}.lock"  # of a master, whose workers share a table
 STATES = {
     Life.STARTING: WorkerState.STARTING,
     Life.SERVING: WorkerState.READY,
@@ -125,11 +125,11 @@ def open_checks(settings: Settings, board: Scoreboard) -> CheckRegistry | None:
     return None if settings.disable_upstream_healthcheck else CheckRegistry(board.health)
 
 
-def open_monitor(context: WorkerContext, entry: Entry) -> HealthMonitor | None:
+def open_monitor(context: WorkerContext, entry: Entry, master: int) -> HealthMonitor | None:
     """Make what moves the health checks of a worker, which takes turns in probing with the others."""
     if context.checks is None:
         return None
-    lock, board = Lock(context.settings.path(HEALTH_LOCK)), entry.board
+    lock, board = Lock(context.settings.path(HEALTH_LOCK.format(master))), entry.board
     return HealthMonitor(context.checks, entry.number, lock, lambda: board.used, context.loop, context.builder.resolve)
 
 
@@ -151,7 +151,7 @@ class Worker:
             settings, loop, self._store, boot.slot, row, open_checks(settings, entry.board)
         )
         self._vitals = Vitals(entry, context)
-        self._monitor = open_monitor(context, entry)
+        self._monitor = open_monitor(context, entry, boot.master)
         self._publisher = Publisher(entry, self._store, lambda: self._readiness.provider.state())
         self._readiness = Readiness(
             settings,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +147,23 @@ class Gateway:
     def start(self) -> None:
         """Start the master and wait until all workers are ready."""
         self.launch()
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Wait until all workers are ready."""
         wait_until(lambda: "ready" in [line.rpartition(": ")[2] for line in self.log().splitlines()], "workers ready")
 
-    def launch(self) -> None:
-        """Start the master."""
+    def launch(self, before: Sequence[str] = (), tree: Path = ROOT, pass_fds: Sequence[int] = ()) -> None:
+        """Start the master, of a copy of the source tree, by a command that executes it when ``before`` is given."""
         self.write_conf()
         output = (self.directory / "output").open("ab")
         with output:
             self.process = subprocess.Popen(
-                [sys.executable, "master.py", "-c", str(self.conf)], cwd=ROOT, stdout=output, stderr=output
+                [*before, sys.executable, "master.py", "-c", str(self.conf)],
+                cwd=tree,
+                stdout=output,
+                stderr=output,
+                pass_fds=pass_fds,
             )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

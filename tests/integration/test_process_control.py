@@ -1,6 +1,5 @@
 """Signals, deaths and reloads, with real processes."""
 
-import contextlib
 import os
 import pwd
 import signal
@@ -245,21 +244,3 @@ def test_the_command_line(gateway: Gateway) -> None:
     assert done.returncode == 1
     assert "listenn" in done.stderr
     assert gateway.command("-v").stdout.startswith("propylon ")
-
-
-def test_systemd_is_told(tmp_path: Path, etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(20)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        gateway = Gateway(tmp_path, etcd.url)
-        gateway.start()
-        try:
-            assert b"READY=1" in systemd.recv(4096)
-            gateway.signal(signal.SIGHUP)
-            assert b"RELOADING=1\nMONOTONIC_USEC=" in systemd.recv(4096)
-            assert b"READY=1" in systemd.recv(4096)
-            gateway.stop(signal.SIGQUIT)
-            assert b"STOPPING=1" in systemd.recv(4096)
-        finally:
-            gateway.kill()

@@ -6,7 +6,6 @@ that, the oldest is dropped when it becomes too much.
 
 import array
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -87,8 +86,3 @@ class NotifySocket:
 def from_environment(variables: Mapping[str, str]) -> NotifySocket:
     """Return the way to whoever the variables of ``take_variables`` name."""
     return NotifySocket(variables.get(NOTIFY_SOCKET, ""))
-
-
-def notify(text: str) -> None:
-    """Send lines such as ``READY=1``; without ``NOTIFY_SOCKET`` nothing happens."""
-    from_environment(os.environ).send([Message(text)])

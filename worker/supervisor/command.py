@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from config_sync.settings import Settings
-from worker.supervisor.files import PidFile, is_alive, is_master, reload_result
+from worker.supervisor.files import OLD_SUFFIX, UPGRADE_RESULT, PidFile, is_alive, is_master, read_record, reload_result
 from worker.supervisor.rollout import RESUME_WAIT
 
 SIGNALS = {
@@ -18,6 +18,7 @@ SIGNALS = {
     "quit": signal.SIGQUIT,
     "stop": signal.SIGTERM,
     "reopen": signal.SIGUSR1,
+    "upgrade": signal.SIGUSR2,
 }
 
 
@@ -36,25 +37,54 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("-c", dest="conf", metavar="FILE", default="conf/config.yaml", help="settings (%(default)s)")
     parser.add_argument("-t", dest="test", action="store_true", help="check the settings and exit")
-    parser.add_argument("-s", dest="signal", choices=SIGNALS, help="signal a running master; reload waits")
+    parser.add_argument("-s", dest="signal", choices=SIGNALS, help="signal a running master; reload and upgrade wait")
     parser.add_argument("-v", action="version", version=f"propylon {own_version()}")
     return parser.parse_args(words)
 
 
 def send_signal(settings: Settings, word: str) -> int:
-    """Carry out ``-s``; a reload is waited for."""
+    """Carry out ``-s``; a reload and an upgrade are waited for."""
     path = settings.path(settings.pid)
     pid = PidFile(path).read()
     if pid is None or not is_master(pid, _owners(settings)):
         print(f"propylon: no master is running ({path})", file=sys.stderr)
         return 1
-    sent_ns = time.monotonic_ns()
+    if word in ("quit", "stop"):
+        _end_the_old_one(settings, SIGNALS[word])
+    sent_ns, upgraded = time.monotonic_ns(), read_record(settings.path(UPGRADE_RESULT))
     try:
         os.kill(pid, SIGNALS[word])
     except OSError as error:
         print(f"propylon: cannot signal process {pid} ({path}): {error.strerror}", file=sys.stderr)
         return 1
+    if word == "upgrade":
+        return _wait_for_upgrade(settings, pid, upgraded)
     return _wait_for_reload(settings, pid, sent_ns) if word == "reload" else 0
+
+
+def _end_the_old_one(settings: Settings, number: signal.Signals) -> None:
+    """Signal the master that was upgraded and still runs: the new one, when it is told to end, leaves all to it."""
+    old = PidFile(settings.path(settings.pid + OLD_SUFFIX)).read()
+    if old is not None and is_master(old, _owners(settings)):
+        with contextlib.suppress(OSError):
+            os.kill(old, number)
+
+
+def _wait_for_upgrade(settings: Settings, pid: int, before: dict[str, object]) -> int:
+    """Wait until the new master is ready, and tell the old one to go; ``before`` is what there was to read then."""
+    path = settings.path(UPGRADE_RESULT)
+    until = time.monotonic() + settings.worker_startup_timeout + longest_reload(settings)
+    while time.monotonic() < until and is_alive(pid):
+        result = read_record(path)
+        if result != before and result.get("ok"):
+            os.kill(pid, signal.SIGQUIT)
+            return 0
+        if result != before:
+            print(f"propylon: the upgrade has failed, nothing has changed: {result.get('reason')}", file=sys.stderr)
+            return 1
+        time.sleep(0.05)
+    print("propylon: the master has not answered in time; its log tells more", file=sys.stderr)
+    return 1
 
 
 def _owners(settings: Settings) -> set[int]:

@@ -31,6 +31,10 @@ class FdStore:
         """Never store a socket: systemd has it already, for a .socket unit."""
         self._foreign.add(_inode(sock))
 
+    def is_left_out(self, sock: socket.socket) -> bool:
+        """Tell whether a socket is never stored."""
+        return _inode(sock) in self._foreign
+
     def name(self, sock: socket.socket) -> str:
         """Return the name that a socket has in the store; empty when it is not there."""
         return self._names.get(_inode(sock), "")

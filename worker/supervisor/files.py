@@ -10,7 +10,7 @@ import json
 import os
 import pwd
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from config_sync.errors import SettingsError
@@ -18,7 +18,9 @@ from config_sync.settings import Settings
 from worker.observability.logs import ErrorLog
 
 RELOAD_RESULT = "reload.json"
+UPGRADE_RESULT = "upgrade.json"
 MASTER_STATE = "master.json"
+OLD_SUFFIX = ".oldbin"
 PROGRAMS = (b"propylon", b"master.py")
 
 
@@ -48,6 +50,34 @@ class PidFile:
             return int(self._path.read_text())
         except (OSError, ValueError):
             return None
+
+    def set_aside(self) -> None:
+        """Make room for a new master's, under the name with ``.oldbin`` behind it.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        aside = self._path.with_name(self._path.name + OLD_SUFFIX)
+        self._path.rename(aside)
+        self._path = aside
+
+    def take_back(self) -> None:
+        """Give it its name again; nothing happens when it has it.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        name = self._path.with_name(self._path.name.removesuffix(OLD_SUFFIX))
+        if name != self._path:
+            self._path.rename(name)
+            self._path = name
+
+    def remove_old(self) -> None:
+        """Take away what a master before us has set aside, if it is dead."""
+        old = PidFile(self._path.with_name(self._path.name + OLD_SUFFIX))
+        pid = old.read()
+        if pid is not None and not is_alive(pid):
+            old._path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Take it away if it is ours."""
@@ -100,6 +130,15 @@ def prepare_runtime_dir(settings: Settings) -> None:
     give_to_user(path.resolve(), settings)
 
 
+def remove_health_locks(settings: Settings) -> None:
+    """Remove the locks of masters that are dead, or are about to be: each has its own (``HEALTH_LOCK``)."""
+    for lock in Path(settings.runtime_dir).glob("health-*.lock"):
+        pid = lock.stem.partition("-")[2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_alive(int(pid))):
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
 def remove_stale_locks(settings: Settings) -> None:
     """Remove lock files that workers of another user have left, and ours could not open; while none are running."""
     if settings.user and os.geteuid() == 0:
@@ -148,19 +187,29 @@ def give_error_log(settings: Settings) -> None:
         give_to_user(path, settings)
 
 
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """Write what others are to read as JSON: all of it or, when the disk is full, nothing."""
+    part = path.with_suffix(".tmp")
+    with contextlib.suppress(OSError):
+        write_own(part, json.dumps(record))
+        part.replace(path)
+
+
+def read_record(path: Path) -> dict[str, object]:
+    """Return what ``write_record`` wrote; empty when there is nothing."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def write_reload_result(settings: Settings, generation: int, ok: bool, reason: str, began_ns: int) -> None:
     """Leave the outcome of a reload that began at a time of the monotonic clock; for ``-s reload`` and for people."""
-    path = settings.path(RELOAD_RESULT)
     result = {"time": time.time_ns(), "generation": generation, "ok": ok, "reason": reason, "began_ns": began_ns}
-    with contextlib.suppress(OSError):
-        write_own(path.with_suffix(".tmp"), json.dumps(result))
-        path.with_suffix(".tmp").replace(path)
+    write_record(settings.path(RELOAD_RESULT), result)
 
 
 def reload_result(settings: Settings) -> dict[str, object]:
     """Return what the master wrote of its last reload."""
-    try:
-        result = json.loads(settings.path(RELOAD_RESULT).read_text())
-    except (OSError, ValueError):
-        return {}
-    return result if isinstance(result, dict) else {}
+    return read_record(settings.path(RELOAD_RESULT))

@@ -29,8 +29,9 @@ class Announced(msgspec.Struct, frozen=True):
     """A descriptor as its giver describes it."""
 
     fd: int
-    slot: int | None = None  # None: of a .socket unit, for whoever wants it
+    slot: int | None = None  # None: for whichever has none
     name: str = ""  # in systemd's store; empty: not kept there
+    is_activated: bool = False  # of a .socket unit, which systemd keeps
 
 
 class Handover(msgspec.Struct, frozen=True):
@@ -50,7 +51,7 @@ class Inherited:
     address: Address
     slot: int | None
     name: str
-    is_shared: bool  # it has no SO_REUSEPORT: there cannot be another for the same address
+    is_activated: bool
 
 
 def read_listen_fds(variables: Mapping[str, str], pid: int) -> list[Announced]:
@@ -73,7 +74,7 @@ def read_listen_fds(variables: Mapping[str, str], pid: int) -> list[Announced]:
 
 def _announced(fd: int, name: str) -> Announced:
     found = _STORED.match(name)
-    return Announced(fd, int(found[1]), name) if found else Announced(fd)
+    return Announced(fd, int(found[1]), name) if found else Announced(fd, is_activated=True)
 
 
 def read_handover(variables: Mapping[str, str]) -> Handover | None:
@@ -129,12 +130,11 @@ def _take_one(announced: Announced) -> Inherited | None:
             return None
         sock.set_inheritable(False)
         host, port = sock.getsockname()[:2]
-        is_shared = not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
     except OSError as error:
         log.warning("descriptor %d, which we were given, is of no use: %s", announced.fd, error.strerror)
         sock.close()
         return None
-    return Inherited(sock, Address(host, port), announced.slot, announced.name, is_shared)
+    return Inherited(sock, Address(host, port), announced.slot, announced.name, announced.is_activated)
 
 
 def allot(
@@ -145,14 +145,20 @@ def allot(
     There are as many slots as the sockets were of, and at least ``count``. A socket goes to the slot it had. Those that
     had none go to slots without one for their address, in order.
     """
-    wanted = [each for each in inherited if each.address in addresses]
-    slots = max([count, *(each.slot + 1 for each in wanted if each.slot is not None)])
+    named = {_canonical(address): address for address in addresses}
+    wanted = [(each.slot, named[key], each.sock) for each in inherited if (key := _canonical(each.address)) in named]
+    slots = max([count, *(slot + 1 for slot, _, _ in wanted if slot is not None)])
     shared: list[Listeners] = [[] for _ in range(slots)]
-    for each in wanted:
-        if each.slot is not None:
-            shared[each.slot].append((each.address, each.sock))
-    for each in wanted:
-        if each.slot is None:
-            free = (listeners for listeners in shared if all(each.address != address for address, _ in listeners))
-            next(free, shared[0]).append((each.address, each.sock))
-    return shared, [(each.address, each.sock) for each in inherited if each.address not in addresses]
+    for slot, address, sock in wanted:
+        if slot is not None:
+            shared[slot].append((address, sock))
+    for slot, address, sock in wanted:
+        if slot is None:
+            free = (listeners for listeners in shared if all(address != found for found, _ in listeners))
+            next(free, shared[0]).append((address, sock))
+    return shared, [(each.address, each.sock) for each in inherited if _canonical(each.address) not in named]
+
+
+def _canonical(address: Address) -> tuple[bytes, int]:
+    """Return the same for every spelling of an address."""
+    return socket.inet_pton(address.family, address.host), address.port

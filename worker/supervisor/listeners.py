@@ -4,11 +4,14 @@ A socket whose slot is given up is not closed, for the kernel may have queued co
 A slot that stays adopts it, and its worker accepts from both; when slots are added again, they take adopted ones first.
 """
 
+import logging
 import socket
 from collections.abc import Iterable, Sequence
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Address, Settings
+
+log = logging.getLogger("propylon.master")
 
 Listeners = list[tuple[Address, socket.socket]]
 
@@ -64,8 +67,13 @@ def check_nobody_listens(address: Address) -> None:
             raise SettingsError(f"cannot bind {address}: {error.strerror}") from error
 
 
-def open_missing(present: Listeners, addresses: Iterable[Address], backlog: int) -> Listeners:
+def open_missing(
+    present: Listeners, addresses: Iterable[Address], backlog: int, siblings: Sequence[Listeners] = ()
+) -> Listeners:
     """Open those addresses that are not present; all or none.
+
+    A socket that systemd has opened may not allow another one for its address, since it has no SO_REUSEPORT or belongs
+    to another user. All slots share it then: a slot without one gets a copy of a sibling's.
 
     Raises:
         SettingsError: one of them cannot be had.
@@ -75,11 +83,22 @@ def open_missing(present: Listeners, addresses: Iterable[Address], backlog: int)
     try:
         for address in addresses:
             if address not in have:
-                opened.append((address, open_listener(address, backlog)))
+                opened.append((address, _open_or_share(address, backlog, siblings)))
     except SettingsError:
         close_listeners(opened)
         raise
     return opened
+
+
+def _open_or_share(address: Address, backlog: int, siblings: Sequence[Listeners]) -> socket.socket:
+    try:
+        return open_listener(address, backlog)
+    except SettingsError:
+        shared = next((sock for listeners in siblings for found, sock in listeners if found == address), None)
+        if shared is None:
+            raise
+        log.info("all workers share one socket for %s:%d: another cannot be opened beside it", *address)
+        return shared.dup()
 
 
 def share_out(present: Sequence[Listeners], count: int, addresses: Sequence[Address]) -> list[Listeners]:

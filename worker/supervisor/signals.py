@@ -21,6 +21,8 @@ class Command(Enum):
     DRAIN = "drain all workers and exit"
     TERMINATE = "end all workers and exit"
     REOPEN_LOGS = "reopen logs"
+    UPGRADE = "start the new code of the master beside this one"
+    REST = "drain all workers and stay"
     GROW = "one worker more"
     SHRINK = "one worker less"
     IGNORE = "nothing"
@@ -34,6 +36,8 @@ _ALWAYS = {
 }
 _WISHES = {
     signal.SIGHUP: Command.RELOAD,
+    signal.SIGUSR2: Command.UPGRADE,
+    signal.SIGWINCH: Command.REST,
     signal.SIGTTIN: Command.GROW,
     signal.SIGTTOU: Command.SHRINK,
 }
@@ -43,7 +47,7 @@ PLAN: dict[Phase, dict[signal.Signals, Command]] = {
     Phase.RELOADING: {**_ALWAYS, **_WISHES},
     Phase.STOPPING: {**_ALWAYS, signal.SIGQUIT: Command.IGNORE},
 }
-HANDLED = (*_ALWAYS, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
+HANDLED = (*_ALWAYS, *_WISHES, signal.SIGCHLD)
 
 
 def plan(phase: Phase, received: signal.Signals) -> Command:
@@ -57,22 +61,28 @@ class Wishes:
 
     reload: bool = False
     more: int = 0  # workers; fewer when negative
+    upgrade: bool = False
+    rest: bool = False
 
     def note(self, command: Command) -> None:
         """Note a command; a reload goes back to the number of workers of the settings."""
         if command is Command.RELOAD:
-            self.reload, self.more = True, 0
+            self.reload, self.more, self.rest = True, 0, False
         elif command is Command.GROW:
             self.more += 1
         elif command is Command.SHRINK:
             self.more -= 1
+        elif command is Command.UPGRADE:
+            self.upgrade = True
+        elif command is Command.REST:
+            self.rest = True
 
     def take(self) -> "Wishes":
         """Return what there is, as now being done."""
-        taken = Wishes(self.reload, self.more)
-        self.reload, self.more = False, 0
+        taken = Wishes(self.reload, self.more, self.upgrade, self.rest)
+        self.reload, self.more, self.upgrade, self.rest = False, 0, False, False
         return taken
 
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return self.reload or self.more != 0
+        return self.reload or self.more != 0 or self.upgrade or self.rest

@@ -71,6 +71,11 @@ class Notifier:
         """Return in how many seconds the watchdog wants to be patted; infinite when there is none."""
         return max(0.0, self._pat_at - now)
 
+    def say_again(self) -> None:
+        """Tell the whole of it with the next look: another process has spoken meanwhile."""
+        self._phase = None
+        self._status = ""
+
     def _states(self, now: float, view: View) -> list[str]:
         before = self._phase
         if view.phase is not before:

@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
@@ -15,6 +15,7 @@ from worker.observability.stacks import DUMP_SIGNAL
 from worker.scoreboard import Scoreboard
 from worker.supervisor.adoption import Give, adoptions
 from worker.supervisor.child import Child, Slot
+from worker.supervisor.fdstore import Place
 from worker.supervisor.limits import SPREAD, Hang, hang_of
 from worker.supervisor.listeners import Listeners, all_addresses, close_listeners, open_missing
 from worker.supervisor.messages import (
@@ -47,7 +48,8 @@ class Workers:
         self.scoreboard = Scoreboard()
         self.slots: list[Slot] = []
         self.given_up: list[Slot] = []  # their sockets are adopted, since connections may wait in their queues
-        self.own_sockets: list[socket.socket] = []  # of the master, which no child must keep
+        self.own_sockets: Callable[[], list[socket.socket]] = list  # of the master, which no child must keep
+        self.revision_before: Callable[[int], int] = lambda _: 0  # that a master before us had of a store
         self._worker_main = worker_main
 
     def everyone(self) -> Iterator[Child]:
@@ -75,10 +77,11 @@ class Workers:
         addresses = all_addresses(settings, [slot.listeners for slot in self.slots])
         spare = {slot.number: slot for slot in self.given_up}
         added = [spare.get(number) or Slot(number, []) for number in range(len(self.slots), count)]
+        siblings = [slot.listeners for slot in self.slots]
         opened: list[tuple[Slot, Listeners]] = []
         try:
             for slot in (*self.slots[:count], *added):
-                opened.append((slot, open_missing(slot.listeners, addresses, settings.backlog)))  # noqa: PERF401
+                opened.append((slot, open_missing(slot.listeners, addresses, settings.backlog, siblings)))  # noqa: PERF401
         except SettingsError:
             for _, listeners in opened:
                 close_listeners(listeners)
@@ -87,6 +90,17 @@ class Workers:
             slot.listeners += listeners
         self.slots += added
         self.given_up = [slot for slot in self.given_up if slot not in added]
+
+    def begin_with(self, listeners: Sequence[Listeners], count: int) -> None:
+        """Take the sockets that the master was born with, by slots; those beyond ``count`` are adopted."""
+        slots = [Slot(number, each) for number, each in enumerate(listeners)]
+        self.slots, self.given_up = slots[:count], slots[count:]
+
+    def places(self) -> list[Place]:
+        """Return the sockets that are to survive the master."""
+        return [
+            (slot.number, address, sock) for slot in (*self.slots, *self.given_up) for address, sock in slot.listeners
+        ]
 
     def close_unused(self) -> None:
         """Close the sockets of addresses that the settings in force do not have."""
@@ -123,7 +137,7 @@ class Workers:
         foreign = [
             listener[1] for slot in (*self.slots, *self.given_up) for listener in slot.listeners if listener not in mine
         ]
-        return [*self.own_sockets, *(child.control for child in self.everyone()), *foreign]
+        return [*self.own_sockets(), *(child.control for child in self.everyone()), *foreign]
 
     # births and deaths
 
@@ -135,7 +149,7 @@ class Workers:
         """
         entry = self.scoreboard.allocate(slot.number, generation, settings.store_identity())
         alike = [child.entry for child in self.everyone() if child.entry.store == entry.store]
-        minimum = max((other.revision for other in alike), default=0)
+        minimum = max((other.revision for other in alike), default=self.revision_before(entry.store))
         wanted, control = settings.addresses(), settings.control_address()
         own = [listener for listener in slot.listeners if listener[0] in wanted]
         # When a worker hangs, the others answer on the control address in its place.
@@ -160,6 +174,15 @@ class Workers:
             log.error(
                 "a worker for slot %d cannot be forked: %s; trying again in %.1f s", slot.number, error.strerror, delay
             )
+
+    def rest(self, seconds: float) -> None:
+        """Let all workers finish and end, and the slots stay without any."""
+        for slot in self.slots:
+            slot.respawn_at = None
+            if slot.worker is not None:
+                self.drain(slot.worker, "reload", seconds)
+                slot.retired.append(slot.worker)
+                slot.worker = None
 
     def bury(self, slot: Slot, child: Child) -> None:
         """Forget a child that is dead; what it has said before its end is read."""

@@ -17,11 +17,14 @@ A, B = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
 def test_what_systemd_announces_is_read() -> None:
     variables = {"LISTEN_PID": "7", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "propylon.socket:propylon-2-127.0.0.1-80:x"}
     assert read_listen_fds(variables, 7) == [
-        Announced(3),
+        Announced(3, is_activated=True),
         Announced(4, 2, "propylon-2-127.0.0.1-80"),
-        Announced(5),
+        Announced(5, is_activated=True),
     ]
-    assert read_listen_fds({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, 7) == [Announced(3), Announced(4)]
+    assert read_listen_fds({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, 7) == [
+        Announced(3, is_activated=True),
+        Announced(4, is_activated=True),
+    ]
 
 
 @pytest.mark.parametrize("variables", [{}, {"LISTEN_PID": "8", "LISTEN_FDS": "1"}, {"LISTEN_FDS": "1"}])
@@ -83,9 +86,9 @@ def test_sockets_are_known_by_their_address(openers: Openers) -> None:
     fd4, address4 = openers.listening()
     fd6, address6 = openers.listening(reuse=False, family=socket.AF_INET6)
     taken = openers.take(Announced(fd4, 3, "propylon-3-x"), Announced(fd6))
-    assert [(each.address, each.slot, each.is_shared) for each in taken] == [
-        (address4, 3, False),
-        (address6, None, True),
+    assert [(each.address, each.slot) for each in taken] == [
+        (address4, 3),
+        (address6, None),
     ]
     assert not any(each.sock.get_inheritable() for each in taken)
 
