@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.reload import pieces
 from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import ScenarioError
-from benchmarks.reload.scenarios import crash, leak, listeners, reload, resize, writes
+from benchmarks.reload.scenarios import crash, leak, listeners, reload, resize, upgrade, writes
 
 SCENARIOS: dict[str, tuple[Callable[..., Outcome], int]] = {  # what it does, and how often by default
     "reload": (reload.run, 1000),
@@ -25,6 +25,7 @@ SCENARIOS: dict[str, tuple[Callable[..., Outcome], int]] = {  # what it does, an
     "leak": (leak.run, 500),
     "crash": (crash.run, 120),
     "writes": (writes.run, 10_000),
+    "upgrade": (upgrade.run, 50),
 }
 ROUNDS_LEFT = 3
 

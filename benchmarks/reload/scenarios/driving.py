@@ -33,8 +33,11 @@ def settings(mode: str, workers: int, grace: float) -> dict[str, object]:
     }
 
 
-def drive(running: Rig, limits: Limits, group: Group, step: Step) -> Outcome:
-    """Take steps under load until a limit is reached; a step is given its number."""
+def drive(running: Rig, limits: Limits, group: Group, step: Step, timeout: float = SHUTDOWN_TIMEOUT) -> Outcome:
+    """Take steps under load until a limit is reached; a step is given its number.
+
+    ``timeout`` is the gateway's ``worker_shutdown_timeout``.
+    """
     complaints: list[str] = []
     rounds = 0
     running.load.start(group)
@@ -50,6 +53,6 @@ def drive(running: Rig, limits: Limits, group: Group, step: Step) -> Outcome:
     running.load.stop(group.name)
     summary = running.load.mark()
     complaints += judge.failures(summary.failures)
-    complaints += judge.closings(summary.closings, running.reloads, MAX_GENERATIONS, SHUTDOWN_TIMEOUT)
+    complaints += judge.closings(summary.closings, running.reloads, MAX_GENERATIONS, timeout)
     figures = {"seconds_per_round": round(seconds / rounds, 3) if rounds else None}
     return Outcome(summary, complaints, rounds, seconds, figures)
