@@ -4,11 +4,12 @@
 
 One worker on one core; origin, etcd, the load and who asks on another. The load comes at a fixed rate
 (``benchmarks.load.paced``), a share of what wrk reaches before; with more, the load and the origin, which share a core,
-would be measured. Each round has three runs with the same arrivals, in
-turning order: without explanations, without again (what noise there is), and with ``GET /v1/explain`` so many times a
-second, each over a new connection, as ``propylon ctl explain`` and a page that refreshes itself do. What is compared
-are the p99 within each round. Two tables of 10,000 routes: by path, and each with a host of its own, where every
-explanation has to look into 10,000 tables. ``--name`` writes ``results/NAME.json`` and ``results/NAME.md``.
+would be measured. Each round has three runs with the same arrivals, in turning order: without explanations, without
+again (what noise there is), and with ``GET /v1/explain`` so many times a second, each over a new connection, as
+``propylon ctl explain`` and a page that refreshes itself do. What is compared are the p99 within each round.
+
+Two tables of 10,000 routes: by path, and each with a host of its own, where every explanation has to look into 10,000
+tables. ``--name`` writes ``results/NAME.json`` and ``results/NAME.md``.
 """
 
 import argparse
