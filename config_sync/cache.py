@@ -33,6 +33,7 @@ from config_sync.records import (
     PrefixCache,
     Rejected,
     Staging,
+    Weigher,
     item_hash,
     key_of,
     place_of,
@@ -60,7 +61,7 @@ __all__ = [
 log = logging.getLogger("propylon.sync")
 
 LOGGED = 50  # values of one snapshot that are not valid
-AT_ONCE = 64  # events applied in one step; a revision with more is prepared aside first
+AT_ONCE = 64  # events applied in one step, with what depends on them; a revision with more is prepared aside first
 
 
 class _Collected:
@@ -104,11 +105,19 @@ class ConfigStore:
         self.guard = guard
         self._decoders = decoders if decoders is not None else schema.decoders()
         self._listeners: list[tuple[Listener, Callable[[], Staging] | None]] = []
+        self._weighers: list[Weigher] = []
         self._observers: list[Observer] = []
 
-    def subscribe(self, listener: Listener, stage: Callable[[], Staging] | None = None) -> None:
-        """Tell a listener of every change from now on; with ``stage`` it can prepare big ones aside."""
+    def subscribe(
+        self, listener: Listener, stage: Callable[[], Staging] | None = None, weigh: Weigher | None = None
+    ) -> None:
+        """Tell a listener of every change from now on; with ``stage`` it can prepare big ones aside.
+
+        ``weigh`` tells of an item, by directory and id, on how many others a change of it may have an effect.
+        """
         self._listeners.append((listener, stage))
+        if weigh is not None:
+            self._weighers.append(weigh)
 
     def observe(self, observer: Observer) -> None:
         """Tell an observer of every record from now on."""
@@ -132,6 +141,17 @@ class ConfigStore:
 
     # events
 
+    def fits_one_step(self, events: Sequence[Event]) -> bool:
+        """Tell whether ``apply`` takes events quickly: they are few, and so are the items that depend on them."""
+        return self._weight(events) <= AT_ONCE
+
+    def _weight(self, events: Sequence[Event]) -> int:
+        """Count events and what depends on them; of too many only themselves."""
+        if not self._weighers or len(events) > AT_ONCE:
+            return len(events)
+        places = [place for event in events if (place := place_of(event.key)) is not None]
+        return len(events) + sum(weigh(*place) for weigh in self._weighers for place in places)
+
     def apply(self, events: Sequence[Event], revision: int) -> None:
         """Take over the events of whole revisions, in order, up to ``revision``, at one instant."""
         changes: list[Change] = []
@@ -151,18 +171,21 @@ class ConfigStore:
     def applying(self, events: Sequence[Event], revision: int) -> Iterator[None]:
         """Do what ``apply`` does, in steps: each revision at one instant, but not all of them at the same."""
         portion: list[Event] = []
+        weight = 0
         for mod_revision, group in groupby(events, lambda event: event.mod_revision):
             of_revision = list(group)
-            if len(of_revision) > AT_ONCE:
+            own = self._weight(of_revision)
+            if own > AT_ONCE:
                 if portion:
                     self.apply(portion, portion[-1].mod_revision)
-                    portion = []
+                    portion, weight = [], 0
                 yield from self._apply_staged(of_revision, mod_revision)
                 continue
             portion += of_revision
-            if len(portion) >= AT_ONCE:
+            weight += own
+            if weight >= AT_ONCE:
                 self.apply(portion, mod_revision)
-                portion = []
+                portion, weight = [], 0
                 yield
         self.apply(portion, revision)
 

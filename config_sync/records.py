@@ -124,6 +124,7 @@ class Observer(Protocol):
 
 
 Listener = Callable[[Sequence[Change]], None]
+Weigher = Callable[[str, str], int]
 
 
 def place_of(key: str) -> tuple[str, str] | None:

@@ -31,6 +31,7 @@ class SwitcherStaging:
         self._upstreams: dict[str, Upstream | None] = {}
         self._services: dict[str, tuple[schema.Service | None, UpstreamCell | None]] = {}
         self._routes: dict[str, Route | None] = {}
+        self._disabled: dict[str, Route] = {}  # until the end: those of the changes; then all
         self._aside: _Aside | None = None
         self._old_upstreams: list[Upstream] = []
         self._old_routes: list[Route] = []
@@ -39,13 +40,11 @@ class SwitcherStaging:
     def add(self, changes: Sequence[Change]) -> None:
         """Build what changes bring."""
         switcher = self._switcher
-        if len(self._routes) > IN_PLACE and not self._is_collector_paused:
-            # It would walk all that is being made, again and again, for tens of milliseconds each.
-            self._is_collector_paused = True
-            gc.disable()
+        self._pause_collector()
         for directory, id_, new in changes:
             if directory == "routes":
-                self._routes[id_] = switcher.build_route(id_, new)
+                self._disabled.pop(id_, None)
+                self._routes[id_] = switcher.build_route(id_, new, self._disabled)
             elif directory == "upstreams":
                 self._upstreams[id_] = switcher.build_upstream(id_, new)
             elif directory == "ssls":
@@ -54,22 +53,47 @@ class SwitcherStaging:
                 cell = switcher.service_cell(id_).upstream
                 self._services[id_] = new, switcher.build_cell("services", id_, new, cell)
 
+    def _pause_collector(self) -> None:
+        if len(self._routes) > IN_PLACE and not self._is_collector_paused:
+            # It would walk all that is being made, again and again, for tens of milliseconds each.
+            self._is_collector_paused = True
+            gc.disable()
+
     def finish(self) -> Iterator[None]:
         """Settle which hosts routes have, and fill a router aside if they are many."""
+        yield from self._settle_hosts()
+        yield from self._settle_disabled()
+        if len(self._routes) > IN_PLACE:
+            self._aside = _Aside(self._switcher.router, self._switcher.routes, self._routes)
+            yield from self._aside.fill()
+
+    def _settle_hosts(self) -> Iterator[None]:
+        """Give the new routes the hosts of their services, and copies of old ones new hosts."""
+        for at, route in enumerate(self._routes.values()):
+            if route is not None and route.inherits_hosts and route.service is not None:
+                route.hosts = self._hosts_of(route.service)
+            if at % PORTION == PORTION - 1:
+                yield
         switcher = self._switcher
         for id_, (service, _) in self._services.items():
             hosts = service.hosts if service is not None else ()
-            if hosts != switcher.service_cell(id_).hosts:
-                for route in switcher.heirs(id_):
-                    if route.id not in self._routes:
-                        self._routes[route.id] = route.with_hosts(hosts)
-                        yield
-        for route_or_none in self._routes.values():
-            if route_or_none is not None and route_or_none.inherits_hosts and route_or_none.service is not None:
-                route_or_none.hosts = self._hosts_of(route_or_none.service)
-        if len(self._routes) > IN_PLACE:
-            self._aside = _Aside(switcher.router, switcher.routes, self._routes)
-            yield from self._aside.fill()
+            if hosts == switcher.service_cell(id_).hosts:
+                continue
+            for at, heir in enumerate(tuple(switcher.routes_of_service.get(id_, ()))):
+                live = switcher.routes[heir]
+                if live.inherits_hosts and heir not in self._routes:
+                    self._routes[heir] = live.with_hosts(hosts)
+                if at % PORTION == PORTION - 1:
+                    self._pause_collector()
+                    yield
+
+    def _settle_disabled(self) -> Iterator[None]:
+        """Add those that stay switched off."""
+        for at, (id_, route) in enumerate(self._switcher.disabled.items()):
+            if id_ not in self._routes:
+                self._disabled[id_] = route
+            if at % PORTION == PORTION - 1:
+                yield
 
     def _hosts_of(self, cell: ServiceCell) -> tuple[str, ...]:
         if cell.id not in self._services:
@@ -86,6 +110,7 @@ class SwitcherStaging:
             old_upstream = switcher.put_upstream(id_, upstream)
             if old_upstream is not None:
                 self._old_upstreams.append(old_upstream)
+        switcher.disabled = self._disabled
         for id_, (service, cell_of_service) in self._services.items():
             self._switch_service(switcher.service_cell(id_), service, cell_of_service)
         if self._aside is None:

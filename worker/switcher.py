@@ -49,7 +49,7 @@ class Switcher:
             "services": self._service_changed,
             "routes": self._route_changed,
         }
-        store.subscribe(self.changed, self.stage)
+        store.subscribe(self.changed, self.stage, self._weigh)
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Put changes in place; called by the store, between two requests."""
@@ -61,6 +61,10 @@ class Switcher:
     def stage(self) -> SwitcherStaging:
         """Begin to prepare changes aside."""
         return SwitcherStaging(self)
+
+    def _weigh(self, directory: str, id_: str) -> int:
+        """Count the routes that have to be entered anew when a service gets other hosts."""
+        return len(self.routes_of_service.get(id_, ())) if directory == "services" else 0
 
     # client certificates
 
@@ -149,8 +153,10 @@ class Switcher:
         hosts = change.new.hosts if change.new is not None else ()
         if hosts != cell.hosts:
             cell.hosts = hosts
-            for route in self.heirs(change.id):
-                self._enter(route.with_hosts(hosts))
+            for id_ in tuple(self.routes_of_service.get(change.id, ())):
+                route = self.routes[id_]
+                if route.inherits_hosts:
+                    self._enter(route.with_hosts(hosts))
 
     def put_service(self, cell: ServiceCell, config: schema.Service | None, upstream: UpstreamCell | None) -> None:
         """Let a service, or nothing, be in its place; its hosts are the caller's concern."""
@@ -159,15 +165,11 @@ class Switcher:
         cell.upstream = upstream
         self._keep("services", cell, config is not None)
 
-    def heirs(self, service_id: str) -> list[Route]:
-        """Return the routes that have their hosts from a service."""
-        ids = sorted(self.routes_of_service.get(service_id, ()))
-        return [route for id_ in ids if (route := self.routes[id_]).inherits_hosts]
-
     # routes
 
     def _route_changed(self, change: Change) -> None:
-        route = self.build_route(change.id, change.new)
+        self.disabled.pop(change.id, None)
+        route = self.build_route(change.id, change.new, self.disabled)
         old = self.replace_route(change.id, route)
         if old is not None:
             self.discard_cell(old.upstream)
@@ -197,13 +199,15 @@ class Switcher:
             forget(self.routes_of_service, old)
         return old
 
-    def build_route(self, id_: str, config: schema.Route | None) -> Route | None:
-        """Make a route of its configuration; None when it takes no part in matching."""
-        self.disabled.pop(id_, None)
+    def build_route(self, id_: str, config: schema.Route | None, disabled: dict[str, Route]) -> Route | None:
+        """Make a route of its configuration; None when it takes no part in matching.
+
+        One that is switched off is put into ``disabled``.
+        """
         if config is None:
             return None
         if config.status == 0:
-            self.disabled[id_] = self._compile(id_, config, None, True)
+            disabled[id_] = self._compile(id_, config, None, True)
             return None
         try:
             condition, repeatable = compile_condition(config.vars)

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from config_sync.cache import AT_ONCE, ConfigStore, Incoming, place_of
+from config_sync.cache import ConfigStore, Incoming, place_of
 from config_sync.errors import StoreError
 from config_sync.etcd import messages
 from config_sync.etcd.audit import AuditCommand, Live, SuspectLoss, SuspectMember, Verified
@@ -259,7 +259,7 @@ class EtcdProvider:
     def _apply(self, command: Apply) -> None:
         events, revision = command.events, command.revision
         self._auditor.events_applied([event.key for event in events])
-        if len(events) <= AT_ONCE:
+        if self._store.fits_one_step(events):
             self._store.apply(events, revision)
             self._on_progress(revision)
         else:

@@ -37,7 +37,6 @@ from config_sync.steps import BUDGET, Stepper
 log = logging.getLogger("propylon.sync")
 
 QUEUE_BYTES = 1 << 20  # nothing is read while more waits
-AT_ONCE = 64  # events applied in one step
 
 
 def total_digest(store: ConfigStore) -> int:
@@ -206,7 +205,7 @@ class FollowerLink(asyncio.Protocol):
         # A batch that we had the beginning of, from a former leader, comes whole.
         applied = self._store.revision
         events = [event_of(record) for record in records if record.mod_revision > applied]
-        if len(events) <= AT_ONCE:
+        if self._store.fits_one_step(events):
             self._store.apply(events, batch.revision)
             self._prove(batch.revision, batch.digest)
         else:

@@ -96,6 +96,27 @@ def test_what_is_dropped_leaves_no_trace(bench: Bench) -> None:
     assert (bench.answers.all(), bench.answers.pool_users()) == before
 
 
+def test_what_is_switched_off_is_told_of_from_the_commit_on(bench: Bench) -> None:
+    off = {"uri": "/off", "plugins": {}, "status": 0}
+    switcher = bench.switcher
+    bench.take(*(change("routes", id_, off) for id_ in ("stays", "comes", "goes")))
+    new = [
+        change("routes", "comes", {"uri": "/on", "plugins": {}}),
+        change("routes", "goes", None),
+        change("routes", "new", off),
+    ]
+    dropped = bench.stage(*new, change("routes", "other", off))
+    exhaust(dropped.finish())
+    dropped.drop()
+    assert set(switcher.disabled) == {"stays", "comes", "goes"}
+    arriving = bench.stage(*new)
+    exhaust(arriving.finish())
+    assert set(switcher.disabled) == {"stays", "comes", "goes"}
+    arriving.commit()
+    assert set(switcher.disabled) == {"stays", "new"}
+    exhaust(arriving.clean())
+
+
 def test_upstreams_and_services_that_come_with_their_routes(bench: Bench) -> None:
     bench.take(
         change("routes", "1", {"uri": "/a", "service_id": "s"}),

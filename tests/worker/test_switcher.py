@@ -15,6 +15,10 @@ ONE = {"nodes": {"10.0.0.1:80": 1}}
 TWO = {"nodes": {"10.0.0.2:80": 1}}
 
 
+def entry(key: str, value: object, revision: int) -> Entry:
+    return Entry(key, json.dumps(value).encode(), revision, revision, 1)
+
+
 class Gate:
     """A store, and a switcher that listens to it."""
 
@@ -30,10 +34,7 @@ class Gate:
         events: list[Event] = []
         for name, value in values.items():
             key = "/".join(name.rsplit("_", 1))
-            raw = json.dumps(value).encode()
-            events.append(
-                Deletion(key, self._revision) if value is None else Entry(key, raw, self._revision, self._revision, 1)
-            )
+            events.append(Deletion(key, self._revision) if value is None else entry(key, value, self._revision))
         self.store.apply(events, self._revision)
 
     def to(self, path: str, host: str = "a.com") -> tuple[str, tuple[str, ...]] | None:
@@ -137,6 +138,27 @@ def test_routes_inherit_the_hosts_of_their_service(gate: Gate) -> None:
     gate.put(services_s={"upstream": ONE})
     assert gate.to("/a", "z.net") == ("1", ("10.0.0.1:80",))
     assert gate.answers.pool_users() == {"10.0.0.1:80": 1}
+
+
+def test_other_hosts_of_a_service_with_many_routes_come_in_steps_and_at_one_instant(gate: Gate) -> None:
+    gate.put(services_s={"upstream": ONE, "hosts": ["b.com"]}, services_few={"upstream": ONE})
+    for first in range(0, 600, 50):
+        gate.put(**{f"routes_{n}": {"uri": f"/{n}", "service_id": "s"} for n in range(first, first + 50)})
+    own = {"uri": "/own", "service_id": "s", "host": "own.com"}
+    gate.put(routes_own=own, routes_few={"uri": "/few", "service_id": "few"})
+    assert gate.store.fits_one_step([entry("services/few", {}, 100), entry("routes/1", own, 100)])
+    events = [entry("services/s", {"upstream": TWO, "hosts": ["c.com"]}, 100)]
+    assert not gate.store.fits_one_step(events)
+    seen = []
+    for _ in gate.store.applying(events, 100):
+        seen.append([(gate.to(f"/{n}", "b.com"), gate.to(f"/{n}", "c.com")) for n in (0, 300, 599)])
+        assert gate.store.revision == 100 or seen[-1] == seen[0]
+    old, new = ("10.0.0.1:80",), ("10.0.0.2:80",)
+    assert seen[0] == [((n, old), None) for n in ("0", "300", "599")]
+    assert seen[-1] == [(None, (n, new)) for n in ("0", "300", "599")]
+    assert [one for one in seen if one not in (seen[0], seen[-1])] == []
+    assert len(seen) > 600 / 16
+    assert gate.to("/own", "own.com") == ("own", new)
 
 
 def test_a_service_that_keeps_its_hosts_leaves_the_router_alone(gate: Gate) -> None:

@@ -114,9 +114,10 @@ def others(
         if at % PORTION == 0:
             yield None
     for at, route in enumerate(list(disabled.values()), 1):
-        if any(pattern.covers(path) for pattern in route.patterns) and (
-            not route.hosts or HostCondition(route.hosts).holds(request)
-        ):
+        # Nobody tells it when its service gets other hosts.
+        hosts = route.service.hosts if route.inherits_hosts and route.service is not None else route.hosts
+        covers = any(pattern.covers(path) for pattern in route.patterns)
+        if covers and (not hosts or HostCondition(hosts).holds(request)):
             yield route, "status: 0, it is disabled"
         if at % PORTION == 0:
             yield None
