@@ -180,7 +180,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     real_ip_from: tuple[str, ...] = ("127.0.0.1", "unix:")
     real_ip_recursive: bool = False
     trusted_addresses: tuple[str, ...] = ()
-    max_post_args_readable_size: int = 67_108_864
+    max_post_args_readable_size: int = 1_048_576
     worker_connections: int = 16_384
     worker_shutdown_timeout: float = 240.0
     worker_startup_timeout: float = 60.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from config_sync.settings import Settings
 from tests.fakes.exchanges import exchange_of, with_body
 from worker.errors import BodyNeeded
-from worker.variables import accessor
+from worker.variables import accessor, body
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json; charset=utf-8"
@@ -70,8 +70,8 @@ def test_fields(name: str, content_type: str, body: bytes, expected: Any) -> Non
 
 
 def test_too_many_fields_are_not_read() -> None:
-    assert accessor("post_arg_a")(with_body(FORM, b"a=1" + b"&b" * 9_999)) == "1"
-    assert accessor("post_arg_a")(with_body(FORM, b"a=1" + b"&b" * 10_000)) is None
+    assert accessor("post_arg_a")(with_body(FORM, b"a=1" + b"&b" * (body.MOST_FIELDS - 1))) == "1"
+    assert accessor("post_arg_a")(with_body(FORM, b"a=1" + b"&b" * body.MOST_FIELDS)) is None
 
 
 LENGTH = "Content-Length: 100"
@@ -89,7 +89,7 @@ LENGTH = "Content-Length: 100"
 def test_a_body_that_has_not_been_read_is_asked_for(name: str, lines: list[str]) -> None:
     with pytest.raises(BodyNeeded) as caught:
         accessor(name)(exchange_of("/", *lines, method="POST"))
-    assert caught.value.limit == (1 << 20 if name == "graphql_name" else 64 << 20)
+    assert caught.value.limit == 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,39 @@ def test_a_body_is_parsed_once() -> None:
     exchange = with_body(JSON, b'{"a": {"b": 1}}')
     first = accessor("post_arg.a")(exchange)
     assert accessor("post_arg.a")(exchange) is first
+
+
+def test_of_a_large_object_only_what_is_asked_for_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[bytes] = []
+    parse_json = body.parse_json
+
+    def building(raw: bytes) -> Any:
+        built.append(bytes(raw))
+        return parse_json(raw)
+
+    monkeypatch.setattr(body, "parse_json", building)
+    filling = b", ".join(b'"f%d": [1, {"x": "y"}]' % at for at in range(body.MOST_BUILT // 16))
+    document = b'{"model": "m", "deep": {"er": 7}, "none": null, %b, "model": "last"}' % filling
+    assert len(document) > body.MOST_BUILT
+    exchange = with_body(JSON, document)
+    assert accessor("post_arg.model")(exchange) == "last"
+    assert accessor("post_arg.model")(exchange) == "last"
+    assert accessor("post_arg.deep.er")(exchange) == 7
+    assert accessor("post_arg.none")(exchange) is None
+    assert accessor("post_arg.missing.er")(exchange) is None
+    assert built == [b'"last"', b'{"er": 7}', b"null"]
+    assert accessor("post_arg.f3[1].x")(exchange) == ["y"]
+    assert accessor("post_arg.model")(exchange) == "last"
+
+
+@pytest.mark.parametrize(
+    "spoilt", [b'{"a": 1, "b": [%b}', b'{"a": 1, "b": "\xff", "c": [%b]}', b'[{"a": 1}, %b]', b"[%b"]
+)
+def test_a_large_body_that_is_no_object_has_no_members(spoilt: bytes) -> None:
+    filling = b"1, " * (body.MOST_BUILT // 3) + b"1"
+    assert accessor("post_arg.a")(with_body(JSON, spoilt % filling)) is None
+    if spoilt.startswith(b"[{"):
+        assert accessor("post_arg.[0].a")(with_body(JSON, spoilt % filling)) == [1]
 
 
 @given(st.binary(max_size=200), st.sampled_from([FORM, JSON, MULTIPART, "application/graphql"]))
