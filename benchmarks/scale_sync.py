@@ -69,7 +69,7 @@ class ProbedGateway(WatchedGateway):
         self.probes = directory / "probes"
         self.probes.mkdir()
 
-    def launch(self) -> None:
+    def launch(self, before: Sequence[str] = (), tree: Path = ROOT, pass_fds: Sequence[int] = ()) -> None:
         """Start the master."""
         self.write_conf()
         with (self.directory / "output").open("ab") as output:
