@@ -39,6 +39,7 @@ from worker.readiness import Readiness
 from worker.scoreboard import Entry, Scoreboard, WorkerState
 from worker.supervisor.messages import Failed, Ready, Reason, send
 from worker.upstream.health.monitor import HealthMonitor
+from worker.upstream.health.probe import TlsContexts
 from worker.upstream.health.registry import CheckRegistry
 from worker.vitals import Vitals
 
@@ -129,8 +130,12 @@ def open_monitor(context: WorkerContext, entry: Entry, master: int) -> HealthMon
     """Make what moves the health checks of a worker, which takes turns in probing with the others."""
     if context.checks is None:
         return None
-    lock, board = Lock(context.settings.path(HEALTH_LOCK.format(master))), entry.board
-    return HealthMonitor(context.checks, entry.number, lock, lambda: board.used, context.loop, context.builder.resolve)
+    settings, board = context.settings, entry.board
+    lock = Lock(settings.path(HEALTH_LOCK.format(master)))
+    contexts = TlsContexts(settings.ssl.ssl_trusted_certificate)
+    return HealthMonitor(
+        context.checks, entry.number, lock, lambda: board.used, context.loop, context.builder.resolve, contexts
+    )
 
 
 class Worker:

@@ -158,14 +158,11 @@ def test_tcp_probes_need_a_connection_only(etcd: Etcd, gateway: Gateway, one: Ch
     assert not one.probes
 
 
-def test_https_probes_verify_the_certificate_unless_told_not_to(
-    tmp_path: Path, etcd: Etcd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_https_probes_verify_the_certificate_unless_told_not_to(tmp_path: Path, etcd: Etcd) -> None:
     tls, certificate = self_signed(tmp_path, "checked.example")
     seen: list[str | None] = []
     tls.sni_callback = lambda _socket, name, _context: seen.append(name)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    gateway = Gateway(tmp_path, etcd.url)
+    gateway = Gateway(tmp_path, etcd.url, ssl={"ssl_trusted_certificate": str(certificate)})
     with CheckedUpstream("tls", tls) as upstream:
         try:
             gateway.start()

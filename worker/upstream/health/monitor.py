@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from worker.upstream.health.lease import Lease, Lock
-from worker.upstream.health.probe import Resolve
+from worker.upstream.health.probe import Resolve, TlsContexts
 from worker.upstream.health.prober import Prober
 from worker.upstream.health.registry import CheckRegistry
 
@@ -30,10 +30,11 @@ class HealthMonitor:
         workers: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
         resolve: Resolve | None = None,
+        contexts: TlsContexts | None = None,
     ) -> None:
         """Take part as a worker, by the number of its scoreboard entry.
 
-        ``workers`` tells how many entries have been in use; for ``resolve`` see ``probe``.
+        ``workers`` tells how many entries have been in use; for ``resolve`` and ``contexts`` see ``probe``.
         """
         self._registry = registry
         self._ring = registry.table.ring(worker)
@@ -41,6 +42,7 @@ class HealthMonitor:
         self._workers = workers
         self._loop = loop
         self._resolve = resolve
+        self._contexts = contexts
         self._prober: Prober | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._may_lead = True
@@ -94,7 +96,7 @@ class HealthMonitor:
     def _lead(self, leads: bool) -> None:
         if leads and self._prober is None:
             log.info("this worker does the health checks now")
-            self._prober = Prober(self._registry, self._lease, self._workers, self._loop, self._resolve)
+            self._prober = Prober(self._registry, self._lease, self._workers, self._loop, self._resolve, self._contexts)
         elif not leads and self._prober is not None:
             self._prober.stop()
             self._prober = None

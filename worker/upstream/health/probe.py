@@ -5,10 +5,12 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import cast
+from weakref import WeakValueDictionary
 
 from worker.errors import ProxyError
 from worker.upstream.health.checker import Checker, Target, is_address
 from worker.upstream.health.machine import Report
+from worker.upstream.tls import SYSTEM, build_context
 
 Resolve = Callable[[str], Awaitable[str]]
 """Returns an address of a name; raises ProxyError or OSError when there is none."""
@@ -48,25 +50,31 @@ class StatusLine(asyncio.Protocol):
 
 
 class TlsContexts:
-    """The contexts of https probes, made when the first is needed: reading the system's certificates takes long."""
+    """The contexts of https probes, made when the first is needed: reading the system's certificates takes long.
 
-    def __init__(self) -> None:
+    They show no client certificate, nor do those of APISIX.
+    """
+
+    def __init__(self, authorities: str = SYSTEM) -> None:
+        """Verify against the PEM file ``authorities``, or the system's."""
+        self._authorities = authorities
         self._made: dict[bool, ssl.SSLContext] = {}
 
     async def get(self, verify: bool) -> ssl.SSLContext:
-        """Return a context that verifies certificates, or not."""
+        """Return a context that verifies certificates, or not.
+
+        Raises:
+            OSError: the authorities cannot be read.
+        """
         if verify not in self._made:
-            self._made[verify] = await asyncio.get_running_loop().run_in_executor(None, _make_context, verify)
+            loop = asyncio.get_running_loop()
+            try:
+                context = await loop.run_in_executor(None, build_context, (), verify, self._authorities)
+            except OSError as error:
+                raise OSError(f"ssl.ssl_trusted_certificate {self._authorities}: {error}") from error
+            context.endpoints = WeakValueDictionary()  # no session is kept
+            self._made[verify] = context
         return self._made[verify]
-
-
-def _make_context(verify: bool) -> ssl.SSLContext:
-    if verify:
-        return ssl.create_default_context()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 async def probe(

@@ -46,15 +46,16 @@ class Prober:
         workers: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
         resolve: Resolve | None = None,
+        contexts: TlsContexts | None = None,
     ) -> None:
-        """Take over; ``workers`` tells how many rings there may be, for ``resolve`` see ``probe``."""
+        """Take over; ``workers`` tells how many rings there may be, for ``resolve`` and ``contexts`` see ``probe``."""
         self._registry = registry
         self._table = registry.table
         self._lease = lease
         self._workers = workers
         self._loop = loop
         self._resolve = resolve
-        self._contexts = TlsContexts()
+        self._contexts = contexts or TlsContexts()
         self._schedule = Schedule()
         self._slots = self._table.occupied()
         self._table.forget_journal()
