@@ -26,7 +26,7 @@ class Certificates:
 
     @cached_property
     def _server(self) -> trustme.LeafCert:
-        return self._authority.issue_cert("a.com", "b.com", "localhost", "127.0.0.1")
+        return self._authority.issue_cert("a.com", "b.com", "localhost", "127.0.0.1", "::1")
 
     def write_server(self, path: Path) -> Path:
         """Write the server's certificate and key to one file."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def has_ipv6() -> bool:
+    """Tell whether there is an IPv6 loopback."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 class Etcd:
@@ -268,6 +278,21 @@ class Gateway:
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def etcd_and_gateway(directory: Path, **settings: object) -> Iterator[tuple[Etcd, Gateway]]:
+    """Run both, for a module of tests; ``/whose`` leads nowhere, see ``Gateway.connection_to``."""
+    etcd = Etcd(directory)
+    etcd.start()
+    gateway = Gateway(directory, etcd.url, **settings)
+    try:
+        etcd.put("routes/whose", {"uri": "/whose", "upstream": {"nodes": {}}})
+        gateway.start()
+        yield etcd, gateway
+    finally:
+        gateway.kill()
+        etcd.kill()
 
 
 def _saved_revision(path: Path) -> int:

@@ -10,31 +10,24 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.processes import Etcd, Gateway, free_port, request, wait_until
+from tests.fakes.processes import Etcd, Gateway, etcd_and_gateway, free_port, request, wait_until
 from tests.fakes.upstream import Upstream
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Etcd]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Etcd, Gateway]]:
     """One gateway with two workers for the whole module."""
-    directory = tmp_path_factory.mktemp("balancing")
-    etcd = Etcd(directory)
-    etcd.start()
-    etcd.put("routes/whose", {"uri": "/whose", "upstream": {"nodes": {}}})
-    gateway = Gateway(directory, etcd.url)
-    gateway.start()
-    yield gateway, etcd
-    gateway.kill()
-    etcd.kill()
+    with etcd_and_gateway(tmp_path_factory.mktemp("balancing")) as running:
+        yield running
 
 
 @pytest.fixture
-def gateway(shared: tuple[Gateway, Etcd]) -> Gateway:
+def etcd(shared: tuple[Etcd, Gateway]) -> Etcd:
     return shared[0]
 
 
 @pytest.fixture
-def etcd(shared: tuple[Gateway, Etcd]) -> Etcd:
+def gateway(shared: tuple[Etcd, Gateway]) -> Gateway:
     return shared[1]
 
 
@@ -52,8 +45,7 @@ def fast() -> Iterator[Upstream]:
 
 def put(gateway: Gateway, etcd: Etcd, key: str, value: dict[str, Any]) -> None:
     """Write a value and wait until all workers have it."""
-    revision = etcd.put(key, value)
-    assert gateway.control(f"/v1/sync/wait?revision={revision}&timeout=10")[0] == 200
+    gateway.applied(etcd.put(key, value))
 
 
 def balance(gateway: Gateway, etcd: Etcd, nodes: list[Upstream], **fields: Any) -> None:

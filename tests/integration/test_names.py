@@ -148,6 +148,21 @@ def test_the_other_address_is_used_when_one_is_dead(
     assert answers in ([200] * 10, [502] + [200] * 9)
 
 
+def test_a_truncated_answer_is_asked_for_again_over_tcp(
+    gateway: Gateway, put: Put, dns: DnsServer, pair: tuple[Upstream, Upstream]
+) -> None:
+    dns.mood = "truncates"
+    dns.put("node.test", "A", "127.0.0.1", ttl=300)
+    put("routes/1", route({"nodes": {f"node.test:{pair[0].port}": 1}}))
+    assert gateway.get("/") == (200, b"first")
+    assert "node.test A" in dns.asked_by_tcp
+    assert dns.count("node.test A") == 2
+    dns.put("service.test", "A", "127.0.0.1", "127.0.0.2")
+    put("routes/1", discovered(f"service.test:{pair[0].port}"))
+    assert names(gateway) == {b"first", b"second"}
+    assert "service.test A" in dns.asked_by_tcp
+
+
 def test_the_hosts_file_comes_first(
     gateway: Gateway, put: Put, dns: DnsServer, pair: tuple[Upstream, Upstream]
 ) -> None:

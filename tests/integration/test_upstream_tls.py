@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.certificates import Certificates, asked_name, shown_name
-from tests.fakes.processes import Etcd, Gateway, read_response, request, wait_until
+from tests.fakes.processes import Etcd, Gateway, etcd_and_gateway, has_ipv6, read_response, request, wait_until
 from tests.fakes.upstream import Upstream
 
 
@@ -22,26 +22,21 @@ def certificates() -> Certificates:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[tuple[Gateway, Etcd]]:
+def shared(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[tuple[Etcd, Gateway]]:
     """One gateway with one worker for the whole module, which trusts the authority of the tests."""
     directory = tmp_path_factory.mktemp("tls")
-    etcd = Etcd(directory)
-    etcd.start()
-    authority = certificates.write_authority(directory / "authority.pem")
-    gateway = Gateway(directory, etcd.url, worker_processes=1, ssl={"ssl_trusted_certificate": str(authority)})
-    gateway.start()
-    yield gateway, etcd
-    gateway.kill()
-    etcd.kill()
+    trusted = {"ssl_trusted_certificate": str(certificates.write_authority(directory / "authority.pem"))}
+    with etcd_and_gateway(directory, worker_processes=1, ssl=trusted) as running:
+        yield running
 
 
 @pytest.fixture
-def gateway(shared: tuple[Gateway, Etcd]) -> Gateway:
+def etcd(shared: tuple[Etcd, Gateway]) -> Etcd:
     return shared[0]
 
 
 @pytest.fixture
-def etcd(shared: tuple[Gateway, Etcd]) -> Etcd:
+def gateway(shared: tuple[Etcd, Gateway]) -> Gateway:
     return shared[1]
 
 
@@ -60,8 +55,7 @@ def demanding(certificates: Certificates) -> Iterator[Upstream]:
 
 def put(gateway: Gateway, etcd: Etcd, key: str, value: object) -> None:
     """Write a key and wait until it is live."""
-    revision = etcd.put(key, value)
-    gateway.control(f"/v1/sync/wait?revision={revision}")
+    gateway.applied(etcd.put(key, value))
 
 
 def tls_upstream(*ports: int, **more: Any) -> dict[str, Any]:
@@ -177,6 +171,22 @@ def test_verification(gateway: Gateway, etcd: Etcd, upstream: Upstream) -> None:
         wait_until(lambda: "certificate verify failed" in gateway.log(), "logged")
         put(gateway, etcd, "routes/1", {"uri": "/*", "upstream": tls_upstream(stranger.port)})
         assert gateway.get("/", "a.com")[0] == 200  # by default nobody is verified
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6")
+def test_an_upstream_on_ipv6(gateway: Gateway, etcd: Etcd, certificates: Certificates) -> None:
+    with Upstream("six", tls=certificates.server(), address="::1") as six:
+        nodes = [{"host": "::1", "port": six.port, "weight": 1}]
+        verified = {"scheme": "https", "nodes": nodes, "tls": {"verify": True}}
+        put(gateway, etcd, "routes/1", {"uri": "/*", "upstream": {**verified, "pass_host": "node"}})
+        status, body = gateway.get("/echo", "a.com")
+        assert (status, json.loads(body)["name"]) == (200, "six")
+        assert f"\r\nHost: [::1]:{six.port}\r\n" in json.loads(body)["head"]
+        put(gateway, etcd, "routes/1", {"uri": "/*", "upstream": verified})
+        assert gateway.get("/", "a.com") == (200, b"six")
+        assert gateway.get("/", "[::1]") == (200, b"six")
+        assert gateway.get("/", "[::2]")[0] == 502  # not in the certificate
+        assert [asked_name(tls) for tls in six.handshakes[:2]] == [None, "a.com"]
 
 
 def test_a_failed_handshake_is_tried_on_another_peer(gateway: Gateway, etcd: Etcd, upstream: Upstream) -> None:
