@@ -292,6 +292,8 @@ class Http1Server(asyncio.Protocol):
             error = BadRequest("bare LF in the head")
         if error is not None:
             self._refuse(Exchange(self, self._context.time()), error)
+        elif self._read_paused:
+            self._read_on()  # a head may be larger than what is taken of requests that are sent ahead
 
     def _body_begun(self, exchange: Exchange, request: Request, rest: bytes) -> bytes:
         """Take what has come of a body; returns what follows it."""
@@ -426,9 +428,12 @@ class Http1Server(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Read from the client again."""
         if self._read_paused and self._state is not CLOSED and len(self._pending) <= MAX_PENDING_BYTES:
-            self._read_paused = False
-            self._since = self._context.now
-            self.transport.resume_reading()
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._read_paused = False
+        self._since = self._context.now
+        self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Let the peer wait: the client takes bytes more slowly than it sends them."""

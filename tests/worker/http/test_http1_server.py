@@ -31,6 +31,7 @@ class Transport:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.closed = False
+        self.reads = True
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
@@ -54,10 +55,10 @@ class Transport:
         pass
 
     def pause_reading(self) -> None:
-        pass
+        self.reads = False
 
     def resume_reading(self) -> None:
-        pass
+        self.reads = True
 
     def close(self) -> None:
         self.closed = True
@@ -238,3 +239,19 @@ def test_equal_heads_with_other_bodies_take_other_routes(bench: Bench) -> None:
                 bench.peers[peer].data_received(ANSWER)
         statuses.append(bench.answered()[0][9:12])
     assert statuses == [b"200", b"503", b"200"]
+
+
+def test_a_large_head_behind_another_request(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, large_client_header_buffers=1 << 18)
+    transport = bench.client.transport
+    assert isinstance(transport, Transport)
+    large = get("/2")[:-2] + b"X: " + b"x" * 200_000 + b"\r\n\r\n"
+    bench.client.data_received(get("/1"))
+    bench.client.data_received(large[:100_000])
+    assert not transport.reads
+    bench.peers[0].data_received(ANSWER)
+    bench.settle()
+    assert transport.reads
+    bench.client.data_received(large[100_000:])
+    assert line_and_body(bench.sent(1)[0])[0] == b"GET /2"
+    bench.close()
