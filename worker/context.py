@@ -12,6 +12,7 @@ from config_sync.steps import Stepper
 from worker.discovery.enabled import open_discoveries
 from worker.http.client_address import Trusts
 from worker.http.target import path_rules
+from worker.http.websocket import GOING_AWAY, SERVICE_RESTART
 from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
 from worker.routing.router import build_router
@@ -39,6 +40,8 @@ Reason = Literal["reload", "stop"]
 log = logging.getLogger("propylon.worker")
 
 AHEAD_TIME = 5.0  # seconds of a drain in which all that clients have sent ahead is answered
+FINISH_TIME = 3.0  # seconds for WebSockets to be told, to answer, and to be closed
+TUNNELS_PER_STEP = 50  # about 1 ms
 GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are spread evenly, however many there are
 
 # A request leaves no cycles behind, so collections find little; rarer ones cost less (measured: 1.5 us a request).
@@ -49,6 +52,7 @@ class WorkerContext:
     """The router, the pools, the counters and the clock of one worker."""
 
     __slots__ = (
+        "_finish_until",
         "_janitor",
         "accepted",
         "access_log",
@@ -96,6 +100,7 @@ class WorkerContext:
         self.accepted = 0
         self.draining = False
         self.drain_began = 0.0
+        self._finish_until = 0.0
         self.reason: Reason = "stop"  # of the drain
         self.downstream_connections: set[Http1Server] = set()
         self.upstream_connections: set[Http1Client] = set()
@@ -173,6 +178,28 @@ class WorkerContext:
     def leaving_time(self, number: int) -> float:
         """Return the moment after which an idle connection is closed in a drain; each has its own."""
         return self.drain_began + number * GOLDEN % 1.0 * self.settings.close_spread
+
+    def finish(self) -> bool:
+        """End the WebSockets that are left when a drain has to end: each side is told, and may answer.
+
+        Whatever else is under way goes on until ``close``.
+
+        Returns:
+            Whether they are gone, at the latest ``FINISH_TIME`` after the first call; to be called until they are.
+        """
+        if not self._finish_until:
+            self._finish_until = self.loop.time() + FINISH_TIME
+            code = SERVICE_RESTART if self.reason == "reload" else GOING_AWAY
+            websockets = [tunnel for tunnel in self.tunnels if tunnel.is_websocket]
+            log.info("%d WebSockets are closed, since the worker ends", len(websockets))
+            self._leave_tunnels(websockets, code)
+        return self.loop.time() > self._finish_until or not any(tunnel.is_websocket for tunnel in self.tunnels)
+
+    def _leave_tunnels(self, tunnels: "list[Tunnel]", code: int) -> None:
+        for tunnel in tunnels[:TUNNELS_PER_STEP]:
+            tunnel.leave(code)
+        if len(tunnels) > TUNNELS_PER_STEP:
+            self.loop.call_soon(self._leave_tunnels, tunnels[TUNNELS_PER_STEP:], code)
 
     def is_idle(self) -> bool:
         """Tell whether no client connection is left."""

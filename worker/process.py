@@ -334,7 +334,7 @@ class Worker:
         if is_idle and was_idle:
             # Twice: the loop may have accepted a client that the context had not been told of yet.
             self._end()
-        elif self._loop.time() > self._drain_until:
+        elif self._loop.time() > self._drain_until and self._context.finish():
             log.warning("%d connections are cut after worker_shutdown_timeout", self._context.connections)
             self._end()
         else:

@@ -328,13 +328,15 @@ class Http1Client(asyncio.Protocol):
             raise InvalidResponse("the peer switched protocols before it had the request's body")
         wire = switching_head(head)
         downstream = exchange.downstream
+        self.resume_reading()
         self._state = CLOSED  # as far as this protocol is concerned
         self._exchange = None
         self._context.upstream_connections.discard(self)
         exchange.status = 101
         downstream.transport.write(wire)
-        tunnel = Tunnel(self._context, exchange, self, downstream)
-        tunnel.open(*downstream.hand_over(), rest)
+        is_websocket = b"\r\nupgrade: websocket\r\n" in wire.lower()
+        early, has_ended = downstream.hand_over()
+        Tunnel(self._context, exchange, self, downstream, is_websocket=is_websocket).open(early, has_ended, rest)
 
     def _read_head(self, exchange: Exchange, request: Request, head: bytes) -> tuple[Response, bytes] | None:
         """Parse a head; None for an interim response, which is not passed on."""

@@ -73,7 +73,6 @@ class Http1Server(asyncio.Protocol):
         "_read_paused",
         "_since",
         "_state",
-        "_write_paused",
         "_written_at",
         "chunked_response",
         "coroutine",
@@ -83,6 +82,7 @@ class Http1Server(asyncio.Protocol):
         "requests",
         "transport",
         "until_close",
+        "write_paused",
     )
 
     scheme = "http"
@@ -97,7 +97,7 @@ class Http1Server(asyncio.Protocol):
         self._since = 0.0  # coarse: when the state began, or bytes of a body last came
         self._written_at: tuple[int, float] = (0, 0.0)  # bytes that waited, and since when it was not fewer
         self._read_paused = False
-        self._write_paused = False
+        self.write_paused = False
         self._half_closed = False  # the client sends nothing more, but reads
         self.coroutine: Coroutine[None, Any, None]  # waits for a request, or carries one
         self.chunked_response = False
@@ -374,7 +374,6 @@ class Http1Server(asyncio.Protocol):
             What the client has sent behind its request, and whether it sends nothing more.
         """
         self._state = TUNNEL
-        self._write_paused = False
         early, self._pending = self._pending, b""
         self.resume_reading()
         return early, self._half_closed
@@ -394,7 +393,7 @@ class Http1Server(asyncio.Protocol):
         if self.keep_alive and not unread:
             self._state = HEAD if self._pending else IDLE
             self._since = self._context.now
-            if self._write_paused:
+            if self.write_paused:
                 self.pause_reading()  # who does not take the answers gets no more of them
             elif self._pending or self._read_paused:
                 self._go_on()
@@ -413,7 +412,7 @@ class Http1Server(asyncio.Protocol):
             self._context.loop.call_soon(self._next)
 
     def _next(self) -> None:
-        if self._state is HEAD and self._pending and not self._write_paused:
+        if self._state is HEAD and self._pending and not self.write_paused:
             data, self._pending = self._pending, b""
             self._head_received(data)
 
@@ -437,14 +436,14 @@ class Http1Server(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Let the peer wait: the client takes bytes more slowly than it sends them."""
-        self._write_paused = True
+        self.write_paused = True
         self._written_at = self.transport.get_write_buffer_size(), self._context.now
         if self._exchange is not None and self._exchange.connection is not None:
             self._exchange.connection.pause_reading()
 
     def resume_writing(self) -> None:
         """Read from the peer again."""
-        self._write_paused = False
+        self.write_paused = False
         if self._state <= HEAD:
             self._go_on()
         elif self._exchange is not None and self._exchange.connection is not None:
@@ -458,7 +457,7 @@ class Http1Server(asyncio.Protocol):
         waited = now - self._since
         if self._state is LINGERING or self._state is TUNNEL:
             return
-        if self._write_paused or self._state is CLOSED:
+        if self.write_paused or self._state is CLOSED:
             self._check_progress(now, settings.send_timeout)
         elif self._state is IDLE:
             if waited > (settings.keepalive_timeout if self.requests else settings.client_header_timeout):

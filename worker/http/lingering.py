@@ -22,8 +22,18 @@ class Lingering(asyncio.Protocol):
 
     __slots__ = ("_active", "_context", "_owner", "_taken", "_transport", "_unsent")
 
-    def __init__(self, context: "WorkerContext", transport: asyncio.Transport, owner: asyncio.Protocol) -> None:
-        """Take over a connection, whose reading is not paused; ``owner`` is told when it is lost."""
+    def __init__(
+        self,
+        context: "WorkerContext",
+        transport: asyncio.Transport,
+        owner: asyncio.Protocol,
+        *,
+        has_ended: bool = False,
+    ) -> None:
+        """Take over a connection, whose reading is not paused; ``owner`` is told when it is lost.
+
+        Of one whose other side ``has_ended`` nothing can come: it is closed when all has been sent.
+        """
         self._context = context
         self._transport = transport
         self._owner = owner
@@ -32,10 +42,10 @@ class Lingering(asyncio.Protocol):
         self._active = context.now  # coarse: when bytes last came
         context.lingering.add(self)
         transport.set_protocol(self)
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
+        if has_ended or not transport.can_write_eof():
             transport.close()  # TLS takes leave in its own way, and reads until that is answered
+        else:
+            transport.write_eof()
 
     def data_received(self, data: bytes) -> None:
         """Note that the other side has not closed yet."""
