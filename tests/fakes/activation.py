@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 
-from tests.fakes.processes import Gateway
+from tests.fakes.processes import ROOT, Gateway
 
 _BECOME = """
 import fcntl, os, sys
@@ -25,7 +25,7 @@ def launch_with(gateway: Gateway, sockets: Mapping[str, int]) -> None:
     """Launch a gateway with descriptors, by name; names may have a number behind a blank to differ."""
     fds = list(sockets.values())
     names = ":".join(name.partition(" ")[0] for name in sockets)
-    gateway.launch([sys.executable, "-c", _BECOME, ",".join(map(str, fds)), names], pass_fds=fds)
+    gateway.launch_from(ROOT, [sys.executable, "-c", _BECOME, ",".join(map(str, fds)), names], pass_fds=fds)
 
 
 @contextlib.contextmanager

@@ -163,8 +163,12 @@ class Gateway:
         """Wait until all workers are ready."""
         wait_until(lambda: "ready" in [line.rpartition(": ")[2] for line in self.log().splitlines()], "workers ready")
 
-    def launch(self, before: Sequence[str] = (), tree: Path = ROOT, pass_fds: Sequence[int] = ()) -> None:
-        """Start the master, of a copy of the source tree, by a command that executes it when ``before`` is given."""
+    def launch(self) -> None:
+        """Start the master."""
+        self.launch_from(ROOT)
+
+    def launch_from(self, tree: Path, before: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> None:
+        """Start the master of a source tree, by a command that executes it when ``before`` is given."""
         self.write_conf()
         output = (self.directory / "output").open("ab")
         with output:

@@ -80,7 +80,7 @@ def end(pid: int) -> None:
 def pair(tmp_path: Path, etcd: Etcd, upstream: Upstream, tree: Path) -> Iterator[Pair]:
     etcd.put("routes/1", {"uri": "/*", "upstream": {"nodes": {f"127.0.0.1:{upstream.port}": 1}}})
     gateway = Gateway(tmp_path, etcd.url)
-    gateway.launch(tree=tree)
+    gateway.launch_from(tree)
     running = Pair(gateway)
     try:
         gateway.await_ready()
@@ -204,7 +204,7 @@ def test_systemd_follows(
     with Notified(tmp_path / "notify") as systemd:
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         gateway = Gateway(tmp_path, etcd.url)
-        gateway.launch(tree=tree)
+        gateway.launch_from(tree)
         systemd.await_line("READY=1")
         pair = Pair(gateway)
         try:
