@@ -109,6 +109,17 @@ class EtcdSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         return f"EtcdSettings(host={self.host!r}, prefix={self.prefix!r}, user={self.user!r})"
 
 
+class PluginSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Which plugins there are: ``path``, a directory of modules; ``enabled``, their names, none: all.
+
+    ``on_failure``: whether a request fails with 500 when a plugin raises an exception, or the plugin is passed over.
+    """
+
+    path: str = ""
+    enabled: tuple[str, ...] = ()
+    on_failure: Literal["fail", "bypass"] = "fail"
+
+
 class SslSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """TLS; ``ssl_trusted_certificate`` is the path of a PEM file of authorities, or ``system``."""
 
@@ -206,6 +217,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     guard: GuardSettings = GuardSettings()
     data_encryption: EncryptionSettings = EncryptionSettings()
     disable_upstream_healthcheck: bool = False
+    plugins: PluginSettings = PluginSettings()
+    plugin_attr: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def addresses(self) -> list[Address]:
         """Return the addresses to listen on."""

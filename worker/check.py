@@ -13,6 +13,7 @@ from config_sync.providers import open_provider
 from config_sync.settings import Settings
 from worker.context import WorkerContext
 from worker.observability.logs import ErrorLog
+from worker.plugins.registry import load_registry
 from worker.process import drop_privileges, open_store
 from worker.scoreboard import Scoreboard
 from worker.upstream.tls import SYSTEM, build_context
@@ -33,8 +34,9 @@ def check_worker(settings: Settings) -> None:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
-    store = open_store(settings, Scoreboard(1))
-    context = WorkerContext(settings, loop, store)
+    registry = load_registry(settings.plugins.path, settings.plugins.enabled)
+    store = open_store(settings, Scoreboard(1), registry)
+    context = WorkerContext(settings, loop, store, registry=registry)
     open_provider(settings, store, loop, lambda _: None)
     authorities = settings.ssl.ssl_trusted_certificate
     if authorities != SYSTEM:

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Literal
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
 from config_sync.steps import Stepper
+from worker.consumers import Consumers
 from worker.discovery.enabled import open_discoveries
 from worker.http.client_address import Trusts
 from worker.http.target import path_rules
 from worker.http.websocket import GOING_AWAY, SERVICE_RESTART
 from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
+from worker.plugins.host import PluginHost
+from worker.plugins.registry import Registry
+from worker.plugins.services import PluginServices
 from worker.routing.router import build_router
 from worker.switcher import Switcher
 from worker.upkeep import Upkeep
@@ -67,6 +71,7 @@ class WorkerContext:
         "loop",
         "now",
         "path_rules",
+        "plugins",
         "pools",
         "reason",
         "requests",
@@ -88,8 +93,12 @@ class WorkerContext:
         seed: int = 0,
         row: LoadRow | None = None,
         checks: "CheckRegistry | None" = None,
+        registry: Registry | None = None,
     ) -> None:
-        """Prepare a worker; for ``seed`` (its slot) and ``row`` see ``Balancing``, for ``checks`` ``Switcher``."""
+        """Prepare a worker; for ``seed`` (its slot) and ``row`` see ``Balancing``, for ``checks`` ``Switcher``.
+
+        Without a ``registry`` there are no plugins.
+        """
         self.settings = settings
         self.loop = loop
         self.trusts = Trusts(settings)
@@ -114,6 +123,7 @@ class WorkerContext:
         self.checks = checks
         self.builder = open_builder(settings, loop, self.pools, balancing, checks)
         self.switcher = Switcher(store, self.router, self.builder)
+        self.plugins = open_plugins(settings, loop, store, self.switcher, registry or Registry({}))
         self.upkeep = Upkeep(
             self.router, lambda: self.switcher.routes, self.switcher.shadows, loop, settings.router.verify_interval
         )
@@ -214,6 +224,7 @@ class WorkerContext:
         """Cut every connection and end the periodic work."""
         self._janitor.stop()
         self.upkeep.stop()
+        self.plugins.close()
         self.builder.close()
         for tunnel in list(self.tunnels):
             tunnel.abort()
@@ -224,6 +235,15 @@ class WorkerContext:
             upstream.close()
         if self.access_log is not None:
             self.access_log.close()
+
+
+def open_plugins(
+    settings: Settings, loop: asyncio.AbstractEventLoop, store: ConfigStore, switcher: Switcher, registry: Registry
+) -> PluginHost:
+    """Make what knows which plugins apply."""
+    consumers = Consumers(registry.credential)
+    services = PluginServices(loop, settings, consumers, switcher.upstream_cell, switcher.build_for_plugin)
+    return PluginHost(store, switcher.router, registry, services, settings.plugins.on_failure == "bypass")
 
 
 def open_builder(

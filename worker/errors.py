@@ -11,6 +11,7 @@
     - UpstreamError: the peer's doing
         - PeerUnresolved 503, ConnectFailed 502, ConnectTimeout 504, PeerClosed 502, SendTimeout 504, ReadTimeout 504,
           InvalidResponse 502, RetryTimeout 502
+    - PluginFailed 500: a plugin's doing
     - ProxyError itself: 500
 - BodyNeeded is none of them: it asks ``serve`` for the request's body
 
@@ -54,6 +55,10 @@ class ProxyError(Exception):
     status = 500
     source = Source.INTERNAL
     retry = Retry.NEVER
+
+
+class PluginFailed(ProxyError):
+    """A plugin has raised an exception."""
 
 
 class DownstreamError(ProxyError):

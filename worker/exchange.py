@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
     from worker.http.relay import RequestBody
+    from worker.plugins.run import PluginRun
     from worker.routing.route import Route
     from worker.upstream.balancers.tracked import Place
     from worker.upstream.peer import Peer
@@ -46,6 +47,7 @@ class Exchange:
         "placed_at",
         "request",
         "route",
+        "run",
         "started",
         "status",
         "waiting",
@@ -61,6 +63,7 @@ class Exchange:
         # The whole of it, when it came with the head, or somebody has had to see it (relay.buffer_body).
         self.buffered_body: bytes | None = None
         self.route: Route | None = None
+        self.run: PluginRun | None = None  # of its plugins; None where there are none
         self.peer: Peer | None = None
         self.place: Place | None = None  # held at the peer, when its upstream is tracked …
         self.placed_at: float  # … and since when, in seconds, when that matters

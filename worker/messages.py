@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from worker.plugins.chain import Chain
     from worker.routing.pattern import Pattern
     from worker.routing.route import Route
     from worker.variables.values import Value
@@ -29,6 +30,7 @@ class Request:
     __slots__ = (
         "arguments",
         "block",
+        "chain",
         "content_length",
         "cookies",
         "framing",
@@ -75,6 +77,7 @@ class Request:
         self.arguments: dict[str, Value] | None = None  # of the query, once a variable has asked for one …
         self.cookies: dict[str, str] | None = None  # … and likewise
         self.route: Route | None = None  # what the router said of it …
+        self.chain: Chain | None = None  # the plugins that apply to it
         self.pattern: Pattern | None = None  # the one of the route's that matched
         self.matched_at = -1  # in which version of the router; -1: it must be asked again for the same head
         self.is_repeatable = True  # nothing but the head has been looked at; of interest to the router while it matches

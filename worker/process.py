@@ -35,6 +35,7 @@ from worker.link import MasterLink
 from worker.observability.logs import ErrorLog
 from worker.observability.stacks import StackDumps
 from worker.orphan import LOOK, has_successor
+from worker.plugins.registry import Registry, load_registry
 from worker.readiness import Readiness
 from worker.scoreboard import Entry, Scoreboard, WorkerState
 from worker.supervisor.messages import Failed, Ready, Reason, send
@@ -113,12 +114,13 @@ def drop_privileges(user: str) -> None:
     os.setuid(account.pw_uid)
 
 
-def open_store(settings: Settings, board: Scoreboard) -> ConfigStore:
-    """Make the empty store of a worker, which the guard of the settings watches over."""
+def open_store(settings: Settings, board: Scoreboard, registry: Registry) -> ConfigStore:
+    """Make the empty store of a worker, which the guard watches over; plugins are checked as written."""
     encryption = settings.data_encryption
     keyring = Keyring(encryption.keyring, encryption.enable_encrypt_fields)
     # The clock of the guard is that of confirmations, which all processes share.
-    return ConfigStore(schema.decoders(keyring), Guard(settings.guard, time.monotonic, lambda: board.confirmed_at))
+    guard = Guard(settings.guard, time.monotonic, lambda: board.confirmed_at)
+    return ConfigStore(schema.decoders(keyring, registry), guard)
 
 
 def open_checks(settings: Settings, board: Scoreboard) -> CheckRegistry | None:
@@ -150,10 +152,11 @@ class Worker:
         self._loop = loop
         self._error_log = error_log
         self._stacks = stacks
-        self._store = open_store(settings, entry.board)
+        registry = load_registry(settings.plugins.path, settings.plugins.enabled)
+        self._store = open_store(settings, entry.board, registry)
         row = entry.board.loads.row(entry.number)
         self._context = context = WorkerContext(
-            settings, loop, self._store, boot.slot, row, open_checks(settings, entry.board)
+            settings, loop, self._store, boot.slot, row, open_checks(settings, entry.board), registry
         )
         self._vitals = Vitals(entry, context)
         self._monitor = open_monitor(context, entry, boot.master)

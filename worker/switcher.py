@@ -123,6 +123,10 @@ class Switcher:
         upstream = self.builder.build(owner, config.upstream, previous, f"{directory}/{id_}")
         return UpstreamCell(owner, upstream, is_inline=True)
 
+    def build_for_plugin(self, owner: str, config: schema.Upstream) -> UpstreamCell:
+        """Return the cell of an upstream that is written in a plugin's configuration; the plugin gives it back."""
+        return UpstreamCell(owner, self.builder.build(owner, config, None, owner), is_inline=True)
+
     def _build_deferred(self, cell: DeferredCell) -> Upstream | None:
         """Build the inline upstream of a live route; of one that has been replaced nobody would give it back."""
         route = self.routes.get(cell.id)
@@ -162,6 +166,7 @@ class Switcher:
         """Let a service, or nothing, be in its place; its hosts are the caller's concern."""
         cell.exists = config is not None
         cell.websocket = config.enable_websocket if config is not None else None
+        cell.has_plugins = config is not None and bool(config.plugins)
         cell.upstream = upstream
         self._keep("services", cell, config is not None)
 
@@ -215,8 +220,6 @@ class Switcher:
             # A condition that is not understood must not be taken for fulfilled.
             log.error("route %s: $.vars: %s; the route is left out", id_, error)
             return None
-        if config.plugins or config.plugin_config_id:
-            log.warning("route %s: plugins are not available and do not run", id_)
         return self._compile(id_, config, condition, repeatable)
 
     def _compile(self, id_: str, config: schema.Route, condition: Condition | None, repeatable: bool) -> Route:
@@ -238,6 +241,8 @@ class Switcher:
             condition=condition,
             repeatable=repeatable,
             websocket=config.enable_websocket,
+            has_plugins=bool(config.plugins) or config.plugin_config_id is not None,
+            plugin_config_id=config.plugin_config_id,
         )
 
     def _encoded(self, methods: Iterable[str]) -> frozenset[bytes]:

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 from config_sync.encryption import Keyring
 from config_sync.schema.consumers import Consumer, Credential, decode_consumer
+from config_sync.schema.decoding import PluginCheck
 from config_sync.schema.fields import Resource, Timeout
 from config_sync.schema.plugins import (
+    AUTHENTICATION,
     ConsumerGroup,
     GlobalRule,
     ListedPlugin,
@@ -70,12 +72,31 @@ DIRECTORIES: Collection[str] = _DECODERS.keys()
 """The names of the directories below the prefix."""
 
 
-def decoders(keyring: Keyring | None = None) -> Mapping[str, Decoder]:
-    """Return the decoder of each directory; without a keyring, encrypted texts stay as they are."""
-    return {directory: partial(decode, keyring=keyring) for directory, decode in _DECODERS.items()}
+_WITH_PLUGINS: Mapping[str, Callable[..., tuple[Any, list[str]]]] = {
+    "routes": decode_route,
+    "services": decode_service,
+    "consumers": decode_consumer,
+    "consumer_groups": decode_consumer_group,
+    "global_rules": decode_global_rule,
+    "plugin_configs": decode_plugin_config,
+    "plugin_metadata": decode_plugin_metadata,
+}
+
+
+def decoders(keyring: Keyring | None = None, check_plugin: PluginCheck | None = None) -> Mapping[str, Decoder]:
+    """Return the decoder of each directory.
+
+    Without a keyring encrypted texts stay as they are; without ``check_plugin`` plugins may be configured anyhow.
+    """
+    decoding = {directory: partial(decode, keyring=keyring) for directory, decode in _DECODERS.items()}
+    if check_plugin is not None:
+        for directory, decode in _WITH_PLUGINS.items():
+            decoding[directory] = partial(decode, keyring=keyring, check_plugin=check_plugin)
+    return decoding
 
 
 __all__ = [
+    "AUTHENTICATION",
     "DIRECTORIES",
     "Aws",
     "Consumer",
@@ -88,6 +109,7 @@ __all__ = [
     "KeepalivePool",
     "ListedPlugin",
     "Node",
+    "PluginCheck",
     "PluginConfig",
     "PluginMetadata",
     "Proto",

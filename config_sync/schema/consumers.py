@@ -7,7 +7,7 @@ from msgspec import Meta
 from config_sync import sensitive
 from config_sync.encryption import Keyring
 from config_sync.errors import InvalidResource
-from config_sync.schema.decoding import Context, Kind
+from config_sync.schema.decoding import Context, Kind, PluginCheck
 from config_sync.schema.fields import NOTHING, Id, LabelledResource, NamedResource, check_labels, shown
 from config_sync.schema.plugins import AUTHENTICATION, PluginConfigs, check_plugins
 
@@ -39,7 +39,7 @@ class Credential(NamedResource, kw_only=True, forbid_unknown_fields=True):
 
 def _check_consumer(consumer: Consumer, context: Context) -> None:
     check_labels(consumer.labels, "$")
-    check_plugins(consumer.plugins, "$.plugins", context, sensitive.CONSUMER)
+    check_plugins(consumer.plugins, "$.plugins", context, sensitive.CONSUMER, credentials=True)
 
 
 def _check_credential(credential: Credential, context: Context) -> None:
@@ -49,7 +49,7 @@ def _check_credential(credential: Credential, context: Context) -> None:
     for name in credential.plugins:
         if name not in AUTHENTICATION:
             raise InvalidResource(f"$.plugins[{shown(name)}]", "is no plugin that authenticates a consumer")
-    check_plugins(credential.plugins, "$.plugins", context, sensitive.CREDENTIAL)
+    check_plugins(credential.plugins, "$.plugins", context, sensitive.CREDENTIAL, credentials=True)
 
 
 _CONSUMER = Kind(Consumer, _check_consumer)
@@ -57,15 +57,15 @@ _CREDENTIAL = Kind(Credential, _check_credential)
 
 
 def decode_consumer(
-    id_: str, raw: bytes, keyring: Keyring | None = None
+    id_: str, raw: bytes, keyring: Keyring | None = None, check_plugin: PluginCheck | None = None
 ) -> tuple[Consumer, list[str]] | tuple[Credential, list[str]]:
     """Decode a value under ``consumers/``; see ``Kind.decode``."""
     parts = id_.split("/")
     if len(parts) == 3 and parts[1] == "credentials" and parts[0] and parts[2]:
-        return _CREDENTIAL.decode(id_, raw, keyring)
+        return _CREDENTIAL.decode(id_, raw, keyring, check_plugin)
     if len(parts) != 1:
         raise InvalidResource("$", "the key must be consumers/<username> or consumers/<username>/credentials/<id>")
-    consumer, warnings = _CONSUMER.decode(id_, raw, keyring)
+    consumer, warnings = _CONSUMER.decode(id_, raw, keyring, check_plugin)
     if consumer.username is not None and consumer.username != id_:
         warnings.append(f"$.username: {shown(consumer.username)} is not what the key says; {id_!r} is used")
     consumer.username = id_

@@ -6,7 +6,7 @@ not take goes the lenient one: it is decoded freely, relaxed (``relaxing.py``), 
 
 import re
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -19,16 +19,32 @@ from config_sync.schema.relaxing import inner_type, relax_for
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
+
+class PluginCheck(Protocol):
+    """Knows the plugins there are."""
+
+    def __call__(self, name: str, config: dict[str, Any], path: str, is_credential: bool, warnings: list[str]) -> None:
+        """Check a plugin's configuration, which stands at a JSON path.
+
+        Raises:
+            InvalidResource: the plugin cannot work with it.
+        """
+
+    def metadata(self, name: str, config: dict[str, Any], path: str, warnings: list[str]) -> None:
+        """Check a plugin's metadata likewise."""
+
+
 _MOST_WARNINGS = 20
 
 
 class Context:
-    """What the checks of one value need besides the value: the keys, and where warnings go."""
+    """What the checks of one value need besides the value: the keys, the plugins, and where warnings go."""
 
-    __slots__ = ("keyring", "warnings")
+    __slots__ = ("check_plugin", "keyring", "warnings")
 
-    def __init__(self, keyring: Keyring | None) -> None:
+    def __init__(self, keyring: Keyring | None, check_plugin: PluginCheck | None = None) -> None:
         self.keyring = keyring
+        self.check_plugin = check_plugin
         self.warnings: list[str] = []
 
 
@@ -40,8 +56,10 @@ class Kind(Generic[R]):
         self._strict = msgspec.json.Decoder(struct)
         self._lenient: Lenient[R] = Lenient(struct)
 
-    def decode(self, id_: str, raw: bytes, keyring: Keyring | None) -> tuple[R, list[str]]:
-        """Decode one value.
+    def decode(
+        self, id_: str, raw: bytes, keyring: Keyring | None, check_plugin: PluginCheck | None = None
+    ) -> tuple[R, list[str]]:
+        """Decode one value; without ``check_plugin`` what is in plugins' configurations is not checked.
 
         Returns:
             The resource, with the id of its key, and warnings.
@@ -49,7 +67,7 @@ class Kind(Generic[R]):
         Raises:
             InvalidResource: with the JSON path of the first fault.
         """
-        context = Context(keyring)
+        context = Context(keyring, check_plugin)
         try:
             resource = self._typed(raw, context)
             self._check(resource, context)

@@ -12,7 +12,7 @@ import msgspec
 from config_sync import sensitive
 from config_sync.encryption import Keyring
 from config_sync.errors import InvalidResource
-from config_sync.schema.decoding import Context, Kind, Lenient, parsed
+from config_sync.schema.decoding import Context, Kind, Lenient, PluginCheck, parsed
 from config_sync.schema.expressions import check_expression
 from config_sync.schema.fields import (
     NOTHING,
@@ -96,9 +96,16 @@ def is_disabled(config: Mapping[str, Any]) -> bool:
 
 
 def check_plugins(
-    plugins: PluginConfigs, path: str, context: Context, secrets: sensitive.Paths = sensitive.PLUGIN
+    plugins: PluginConfigs,
+    path: str,
+    context: Context,
+    secrets: sensitive.Paths = sensitive.PLUGIN,
+    credentials: bool = False,
 ) -> None:
-    """Check the shape of plugins' configurations and decrypt their secrets, in place."""
+    """Check plugins' configurations and decrypt their secrets, in place.
+
+    With ``credentials`` those of authenticating plugins are what consumers prove themselves with.
+    """
     keyring = context.keyring if context.keyring is not None and context.keyring.are_fields_encrypted else None
     for name, config in plugins.items():
         if not isinstance(config, dict):
@@ -117,6 +124,9 @@ def check_plugins(
         if keyring is not None and name in secrets:
             for field in secrets[name]:
                 sensitive.rewrite(config, field, keyring.decrypt)
+        if context.check_plugin is not None and not is_disabled(config):
+            is_credential = credentials and name in AUTHENTICATION
+            context.check_plugin(name, config, f"{path}[{shown(name)}]", is_credential, context.warnings)
 
 
 def _check_meta(config: dict[str, Any], path: str, context: Context) -> None:
@@ -143,22 +153,30 @@ _PLUGIN_CONFIG = Kind(PluginConfig, _check_group)
 _GLOBAL_RULE = Kind(GlobalRule, _check_global_rule)
 
 
-def decode_consumer_group(id_: str, raw: bytes, keyring: Keyring | None = None) -> tuple[ConsumerGroup, list[str]]:
+def decode_consumer_group(
+    id_: str, raw: bytes, keyring: Keyring | None = None, check_plugin: PluginCheck | None = None
+) -> tuple[ConsumerGroup, list[str]]:
     """Decode a value under ``consumer_groups/``; see ``Kind.decode``."""
-    return _CONSUMER_GROUP.decode(id_, raw, keyring)
+    return _CONSUMER_GROUP.decode(id_, raw, keyring, check_plugin)
 
 
-def decode_plugin_config(id_: str, raw: bytes, keyring: Keyring | None = None) -> tuple[PluginConfig, list[str]]:
+def decode_plugin_config(
+    id_: str, raw: bytes, keyring: Keyring | None = None, check_plugin: PluginCheck | None = None
+) -> tuple[PluginConfig, list[str]]:
     """Decode a value under ``plugin_configs/``; see ``Kind.decode``."""
-    return _PLUGIN_CONFIG.decode(id_, raw, keyring)
+    return _PLUGIN_CONFIG.decode(id_, raw, keyring, check_plugin)
 
 
-def decode_global_rule(id_: str, raw: bytes, keyring: Keyring | None = None) -> tuple[GlobalRule, list[str]]:
+def decode_global_rule(
+    id_: str, raw: bytes, keyring: Keyring | None = None, check_plugin: PluginCheck | None = None
+) -> tuple[GlobalRule, list[str]]:
     """Decode a value under ``global_rules/``; see ``Kind.decode``."""
-    return _GLOBAL_RULE.decode(id_, raw, keyring)
+    return _GLOBAL_RULE.decode(id_, raw, keyring, check_plugin)
 
 
-def decode_plugin_metadata(id_: str, raw: bytes, keyring: Keyring | None = None) -> tuple[PluginMetadata, list[str]]:
+def decode_plugin_metadata(
+    id_: str, raw: bytes, keyring: Keyring | None = None, check_plugin: PluginCheck | None = None
+) -> tuple[PluginMetadata, list[str]]:
     """Decode a value under ``plugin_metadata/``; see ``Kind.decode``."""
     value = parsed(raw)
     if value == []:
@@ -166,10 +184,13 @@ def decode_plugin_metadata(id_: str, raw: bytes, keyring: Keyring | None = None)
     if not isinstance(value, dict):
         raise InvalidResource("$", "must be an object")
     value.pop("id", None)
+    warnings: list[str] = []
     if keyring is not None and keyring.are_fields_encrypted:
         for path in sensitive.METADATA.get(id_, ()):
             sensitive.rewrite(value, path, keyring.decrypt)
-    return PluginMetadata(id_, value or NOTHING), []
+    if check_plugin is not None:
+        check_plugin.metadata(id_, value, "$", warnings)
+    return PluginMetadata(id_, value or NOTHING), warnings
 
 
 _LIST: Lenient[tuple[ListedPlugin, ...]] = Lenient(tuple[ListedPlugin, ...])

@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from config_sync.encryption import Keyring
 from config_sync.errors import InvalidResource
-from config_sync.schema.decoding import Context, Kind
+from config_sync.schema.decoding import Context, Kind, PluginCheck
 from config_sync.schema.expressions import check_expression
 from config_sync.schema.fields import (
     NOTHING,
@@ -112,6 +112,8 @@ def _check_addresses(route: Route) -> None:
 _ROUTE = Kind(Route, _check)
 
 
-def decode_route(id_: str, raw: bytes, keyring: Keyring | None = None) -> tuple[Route, list[str]]:
+def decode_route(
+    id_: str, raw: bytes, keyring: Keyring | None = None, check_plugin: PluginCheck | None = None
+) -> tuple[Route, list[str]]:
     """Decode a value under ``routes/``; see ``Kind.decode``."""
-    return _ROUTE.decode(id_, raw, keyring)
+    return _ROUTE.decode(id_, raw, keyring, check_plugin)

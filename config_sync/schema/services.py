@@ -1,7 +1,7 @@
 """Services: what several routes have in common (data-model.md section 4)."""
 
 from config_sync.encryption import Keyring
-from config_sync.schema.decoding import Context, Kind
+from config_sync.schema.decoding import Context, Kind, PluginCheck
 from config_sync.schema.fields import NOTHING, Hosts, Id, NamedResource, check_labels, checked_hosts, refuse_lua
 from config_sync.schema.plugins import PluginConfigs, check_plugins
 from config_sync.schema.upstreams import Upstream, check_upstream
@@ -31,6 +31,8 @@ def _check(service: Service, context: Context) -> None:
 _SERVICE = Kind(Service, _check)
 
 
-def decode_service(id_: str, raw: bytes, keyring: Keyring | None = None) -> tuple[Service, list[str]]:
+def decode_service(
+    id_: str, raw: bytes, keyring: Keyring | None = None, check_plugin: PluginCheck | None = None
+) -> tuple[Service, list[str]]:
     """Decode a value under ``services/``; see ``Kind.decode``."""
-    return _SERVICE.decode(id_, raw, keyring)
+    return _SERVICE.decode(id_, raw, keyring, check_plugin)

@@ -20,6 +20,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from worker.errors import InvalidResponse, PeerClosed, ProxyError, ReadTimeout, SendTimeout
 from worker.exchange import Exchange
+from worker.http.filtered import FilteredAnswer
 from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
 from worker.http.kernel import in_send_queue
 from worker.http.responses import attempts_line, read_response, response_head, switching_head
@@ -30,6 +31,8 @@ from worker.upstream.peer import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
+    from worker.http.http1_server import Http1Server
+    from worker.http.relay import RequestBody
     from worker.upstream.endpoint import Origin
     from worker.upstream.pool import Pool
 
@@ -68,6 +71,7 @@ class Http1Client(asyncio.Protocol):
         "_context",
         "_decoder",
         "_exchange",
+        "_filtered",
         "_head",
         "_interim_bytes",
         "_is_sending",
@@ -104,6 +108,7 @@ class Http1Client(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._response: Response | None = None  # of the exchange under way
+        self._filtered: FilteredAnswer | None = None  # the answer under way, when plugins look at it
         self._remaining = 0
         self._decoder: ChunkedDecoder | None = None
         self._asks_upgrade = False
@@ -289,11 +294,13 @@ class Http1Client(asyncio.Protocol):
             response, wire = found
         downstream = exchange.downstream
         self._response = response
+        self._filtered = None
         body = exchange.body
         if body is not None:
-            body.release()
-            if not body.complete:
-                downstream.keep_alive = False  # what is left of the body is not waited for once the answer has ended
+            _answered_before(body, downstream)
+        if exchange.run is not None and exchange.run.chain.filters:
+            self._filtered_received(exchange, response, data[end:])
+            return
         if response.framing is OF_LENGTH and len(data) - end == response.content_length:
             # The ordinary case: the whole answer in one read, so one write.
             exchange.bytes_sent = response.content_length
@@ -311,6 +318,21 @@ class Http1Client(asyncio.Protocol):
         self._decoder = ChunkedDecoder() if response.framing is CHUNKED else None
         if len(data) > end:
             self._body_received(exchange, response, data[end:])
+
+    def _filtered_received(self, exchange: Exchange, response: Response, rest: bytes) -> None:
+        """Let plugins see the answer on its way."""
+        filtered = self._filtered = FilteredAnswer(exchange, response)
+        if response.framing is NO_BODY:
+            filtered.end()
+            self._finish(exchange, response.keep_alive and not rest)
+            return
+        self._remaining = response.content_length
+        self._decoder = ChunkedDecoder() if response.framing is CHUNKED else None
+        if response.framing is OF_LENGTH and not self._remaining:
+            filtered.end()
+            self._finish(exchange, response.keep_alive and not rest)
+        elif rest:
+            self._body_received(exchange, response, rest)
 
     def _head_incomplete(self, data: bytes) -> None:
         if len(data) > MAX_RESPONSE_HEAD_BYTES:
@@ -368,8 +390,13 @@ class Http1Client(asyncio.Protocol):
             if surplus:
                 data = data[: self._remaining]
             self._remaining -= len(data)
-            exchange.downstream.transport.write(data)
-            exchange.bytes_sent += len(data)
+            if self._filtered is not None:
+                self._filtered.feed(data)
+                if not self._remaining:
+                    self._filtered.end()
+            else:
+                exchange.downstream.transport.write(data)
+                exchange.bytes_sent += len(data)
             if not self._remaining:
                 self._finish(exchange, response.keep_alive and not surplus)
             return
@@ -385,12 +412,16 @@ class Http1Client(asyncio.Protocol):
             self._body_ended(exchange, self._decoder.trailers, keep=response.keep_alive and not rest)
 
     def _pass_on(self, exchange: Exchange, data: bytes) -> None:
-        if data:
+        if self._filtered is not None:
+            self._filtered.feed(data)
+        elif data:
             exchange.downstream.transport.write(chunk(data) if exchange.downstream.chunked_response else data)
             exchange.bytes_sent += len(data)
 
     def _body_ended(self, exchange: Exchange, trailers: bytes, keep: bool = False) -> None:
-        if exchange.downstream.chunked_response:
+        if self._filtered is not None:
+            self._filtered.end(trailers)
+        elif exchange.downstream.chunked_response:
             exchange.downstream.transport.write(last_chunk(trailers))
         self._finish(exchange, keep)
 
@@ -420,3 +451,10 @@ class Http1Client(asyncio.Protocol):
     def __repr__(self) -> str:
         """Show peer, state and number of requests."""
         return f"<Http1Client {self.pool.key.host}:{self.pool.key.port} {self._state.name} {self.requests} requests>"
+
+
+def _answered_before(body: "RequestBody", downstream: "Http1Server") -> None:
+    """Keep nothing of a body that is answered; what is left of it is not waited for once the answer has ended."""
+    body.release()
+    if not body.complete:
+        downstream.keep_alive = False

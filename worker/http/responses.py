@@ -1,21 +1,15 @@
 """Heads of answers: an upstream's, made ready to be passed on, and those of the answers we make ourselves."""
 
-from http import HTTPStatus
 from mimetypes import MimeTypes
 
-from worker.errors import InvalidResponse, ProxyError, RouteNotFound
+from worker.errors import InvalidResponse
 from worker.http.framing import ResponseFields
 from worker.messages import Framing, Request, Response
 
 SERVER = b"propylon"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_ROUTE_NOT_FOUND = b'{"error_msg":"404 Route Not Found"}\n'  # byte for byte (routing.md section 10)
 _TYPES = MimeTypes(()).types_map[True]
 _TYPES_WITH_CHARSET = frozenset(("text/html", "text/xml", "text/plain", "application/javascript"))  # nginx's defaults
-_PAGE = (
-    "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
-    "<hr><center>propylon</center>\r\n</body>\r\n</html>\r\n"
-)
 
 
 def read_response(head: bytes, status: int, version_11: bool, request: Request, date: bytes) -> Response:
@@ -66,7 +60,7 @@ def response_head(response: Response, request: Request, keep_alive: bool) -> byt
     return b"%b%b%b\r\n" % (
         response.head,
         _framing_line(response, request),
-        _connection_line(request, keep_alive and is_delimited(response, request)),
+        connection_line(request, keep_alive and is_delimited(response, request)),
     )
 
 
@@ -101,33 +95,11 @@ def _framing_line(response: Response, request: Request) -> bytes:
     return b"Transfer-Encoding: chunked\r\n"
 
 
-def _connection_line(request: Request | None, keep_alive: bool) -> bytes:
+def connection_line(request: Request | None, keep_alive: bool) -> bytes:
+    """Return the Connection line that a client needs, if any (RFC 9112 section 9.3)."""
     if not keep_alive:
         return b"Connection: close\r\n"
     return b"" if request is None or request.version_11 else b"Connection: keep-alive\r\n"
-
-
-def error_response(
-    error: ProxyError, request: Request | None, keep_alive: bool, date: bytes, attempts: list[int] | None
-) -> tuple[bytes, int]:
-    """Make the answer to a request that failed; returns the bytes and how many of them are body."""
-    title = f"{error.status} {HTTPStatus(error.status).phrase}"
-    if isinstance(error, RouteNotFound):
-        kind, body = content_type(request.path if request is not None else b""), _ROUTE_NOT_FOUND
-    else:
-        kind, body = b"text/html; charset=utf-8", _PAGE.format(title=title).encode()
-    head = b"HTTP/1.1 %b\r\nServer: %b\r\n%bContent-Type: %b\r\nContent-Length: %d\r\n%b%b\r\n" % (
-        title.encode(),
-        SERVER,
-        date,
-        kind,
-        len(body),
-        attempts_line(attempts),
-        _connection_line(request, keep_alive),
-    )
-    if request is not None and request.method == b"HEAD":
-        return head, 0
-    return head + body, len(body)
 
 
 def content_type(path: bytes) -> bytes:

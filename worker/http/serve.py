@@ -16,6 +16,7 @@ from worker.errors import (
     NoUpstream,
     PeerClosed,
     PeerUnresolved,
+    PluginFailed,
     ProxyError,
     RetryTimeout,
     RouteNotFound,
@@ -26,8 +27,11 @@ from worker.errors import (
 )
 from worker.exchange import Exchange, suspend
 from worker.http.connect import connect
+from worker.http.made import composed, error_answer
 from worker.http.relay import Keep, buffer_body
-from worker.http.responses import error_response
+from worker.plugins.answer import Answer
+from worker.plugins.filters import log_exchange
+from worker.plugins.run import PluginRun
 from worker.upstream.retry import NON_IDEMPOTENT, may_retry
 
 if TYPE_CHECKING:
@@ -35,55 +39,101 @@ if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
     from worker.messages import Request
+    from worker.plugins.chain import Chain
     from worker.routing.route import Route
-    from worker.upstream.peer import Peer, Upstream
+    from worker.upstream.peer import Peer, Upstream, UpstreamCell
 
 log = logging.getLogger("propylon.http")
 
 
 async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
     """Carry the requests of a connection, one after the other, from match to log."""
-    router = context.router
+    router, plugins = context.router, context.plugins
     while True:
         exchange: Exchange = await suspend()
         request: Request = exchange.request  # type: ignore[assignment]  # only requests that were read come here
         try:
-            route = request.route if request.matched_at == router.version else router.match(exchange)
-            if route is None:
+            if request.matched_at == router.version:
+                route, chain = request.route, request.chain
+            else:
+                route = router.match(exchange)
+                chain = request.chain = plugins.chain_of(route)
+            if chain is not None:
+                exchange.route = route
+                await serve_with_plugins(context, exchange, route, chain)
+            elif route is not None:
+                exchange.route = route
+                await forward(context, exchange, request, route)
+            else:
                 raise RouteNotFound("no route matches")
-            exchange.route = route
-            await forward(context, exchange, request, route)
         except BodyNeeded as needed:
-            await serve_with_body(context, exchange, request, needed.limit)
+            await serve_with_body(context, exchange, needed.limit)
         except Exception as error:
             refuse(context, exchange, error)
         if exchange.place is not None:
             exchange.place.leave(exchange)
+        if exchange.run is not None:
+            log_exchange(exchange)
         if context.access_log is not None:
             context.access_log.record(exchange)
         downstream.exchange_ended(exchange)
 
 
-async def serve_with_body(context: "WorkerContext", exchange: Exchange, request: "Request", limit: int) -> None:
+async def serve_with_body(context: "WorkerContext", exchange: Exchange, limit: int) -> None:
     """Begin again with the request's body at hand, for what cannot be decided without."""
     try:
         await buffer_body(exchange, limit)
-        route = context.router.match(exchange)
-        if route is None:
+        exchange.route = route = context.router.match(exchange)
+        chain = context.plugins.chain_of(route)
+        if chain is not None:
+            await serve_with_plugins(context, exchange, route, chain)
+        elif route is not None:
+            await forward(context, exchange, received(exchange), route)
+        else:
             raise RouteNotFound("no route matches")
-        exchange.route = route
-        await forward(context, exchange, request, route)
     except Exception as error:
         refuse(context, exchange, error)
 
 
-def upstream_of(route: "Route") -> "Upstream":
+async def serve_with_plugins(
+    context: "WorkerContext", exchange: Exchange, route: "Route | None", chain: "Chain"
+) -> None:
+    """Carry a request through the phases of its plugins (plugins.md section 1), which may answer it.
+
+    Raises:
+        ProxyError: as ``forward``, and what plugins raise.
+    """
+    run = exchange.run = PluginRun(chain)
+    answer = await chain.run(exchange, chain.rewrite)
+    if answer is None and run.consumer is not None:
+        run.chain = context.plugins.with_consumer(route, chain, run.consumer)
+        answer = await run.chain.run(exchange, run.chain.consumer_rewrite(chain))
+    if answer is None:
+        answer = await run.chain.run(exchange, run.chain.access)
+    if answer is not None:
+        respond(context, exchange, answer)
+    elif route is not None:
+        await forward(context, exchange, received(exchange), route)
+    else:
+        raise RouteNotFound("no route matches")
+
+
+def received(exchange: Exchange) -> "Request":
+    """Return the request of an exchange that has one, as plugins have left it."""
+    request = exchange.request
+    assert request is not None  # noqa: S101 - only requests that were read come here
+    return request
+
+
+def upstream_of(route: "Route", chosen: "UpstreamCell | None" = None) -> "Upstream":
     """Return the upstream of a route: its own, or else its service's (data-model.md section 15).
+
+    The one that a plugin has ``chosen`` goes before both.
 
     Raises:
         ServiceMissing, UpstreamMissing, NoUpstream: a reference leads nowhere.
     """
-    cell = route.upstream
+    cell = chosen or route.upstream
     service = route.service
     if service is not None:
         if not service.exists:
@@ -105,13 +155,11 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
     Raises:
         UpstreamError: no peer answered; what the client has seen of an answer is in ``exchange.status``.
     """
-    upstream = upstream_of(route)
+    run = exchange.run
+    upstream = upstream_of(route, None if run is None else run.upstream)
     if upstream.balancer is None:
-        if upstream.discovered is not None:
-            await first_nodes(exchange, upstream.discovered)
-            upstream = upstream_of(route)
-        if upstream.balancer is None:
-            raise NoPeers(f"upstream {upstream.id}: {upstream.reason_unusable()}")
+        upstream = await with_nodes(exchange, route, upstream)
+        assert upstream.balancer is not None  # noqa: S101 - it has nodes
     timeout = route.timeout or upstream.timeout
     body = exchange.body
     began = exchange.started if body is None else context.time()
@@ -122,6 +170,10 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
         peer = await wait_for_peer(exchange, upstream)
     while True:
         exchange.peer = peer
+        if run is not None and run.chain.before_proxy:
+            if await was_answered(context, exchange, run.chain):
+                return
+            request = received(exchange)
         try:
             pool = peer.pool if peer.by_host is None else peer.by_host.pool(request.host or peer.authority)
             connection = pool.acquire()
@@ -149,6 +201,28 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
                 if upstream.passive is not None and not exchange.status:
                     upstream.passive.answered(peer, last.status)
                 raise
+
+
+async def was_answered(context: "WorkerContext", exchange: Exchange, chain: "Chain") -> bool:
+    """Let plugins see the peer that has been chosen; tell whether one of them has answered."""
+    answer = await chain.run(exchange, chain.before_proxy)
+    if answer is not None:
+        respond(context, exchange, answer)
+    return answer is not None
+
+
+async def with_nodes(exchange: Exchange, route: "Route", upstream: "Upstream") -> "Upstream":
+    """Return the upstream once its nodes have been discovered, if they are to be.
+
+    Raises:
+        NoPeers: it has none.
+    """
+    if upstream.discovered is not None:
+        await first_nodes(exchange, upstream.discovered)
+        upstream = upstream_of(route, exchange.run.upstream if exchange.run is not None else None)
+    if upstream.balancer is None:
+        raise NoPeers(f"upstream {upstream.id}: {upstream.reason_unusable()}")
+    return upstream
 
 
 def what_to_keep(upstream: "Upstream", method: bytes, failed: int, connection: "Http1Client") -> Keep:
@@ -242,13 +316,33 @@ def refuse(context: "WorkerContext", exchange: Exchange, error: Exception) -> No
     if exchange.status:
         downstream.abort()
         return
-    exchange.status = error.status
     if isinstance(error, ClientClosed):
+        exchange.status = error.status
         return
-    request = exchange.request
+    answer = error_answer(error, exchange)
+    try:
+        send(context, exchange, answer)
+    except PluginFailed as failure:
+        send(context, exchange, error_answer(failure, exchange), filtered=False)
+
+
+def respond(context: "WorkerContext", exchange: Exchange, answer: Answer) -> None:
+    """Answer a request instead of an upstream."""
+    if exchange.run is not None:
+        exchange.run.answer = answer
+    close_connection(exchange)
+    send(context, exchange, answer)
+
+
+def send(context: "WorkerContext", exchange: Exchange, answer: Answer, filtered: bool = True) -> None:
+    """Send an answer that the gateway makes itself, through the plugins' response phases unless not ``filtered``.
+
+    Raises:
+        PluginFailed: one of them has failed; nothing has been sent.
+    """
+    downstream, request = exchange.downstream, exchange.request
     if request is None or (exchange.body is not None and not exchange.body.complete):
         downstream.keep_alive = False
-    data, exchange.bytes_sent = error_response(
-        error, request, downstream.keep_alive, context.date_line, exchange.attempts
-    )
-    downstream.write(data)
+    head, body = composed(answer, exchange, context.date_line, downstream.keep_alive, filtered)
+    exchange.bytes_sent = len(body)
+    downstream.write(head + body)

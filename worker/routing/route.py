@@ -50,11 +50,13 @@ class Route:
     __slots__ = (
         "addresses",
         "condition",
+        "has_plugins",
         "hosts",
         "id",
         "inherits_hosts",
         "methods",
         "patterns",
+        "plugin_config_id",
         "priority",
         "repeatable",
         "service",
@@ -78,6 +80,8 @@ class Route:
         condition: Condition | None = None,
         repeatable: bool = True,
         websocket: bool | None = None,
+        has_plugins: bool = False,
+        plugin_config_id: str | None = None,
     ) -> None:
         self.id = id_
         self.patterns = patterns
@@ -92,6 +96,8 @@ class Route:
         self.condition = condition  # ``vars``
         self.repeatable = repeatable and addresses is None  # its conditions depend on the head alone
         self.websocket = websocket  # None: as its service has it
+        self.has_plugins = has_plugins  # of its own, or by its plugin config
+        self.plugin_config_id = plugin_config_id
 
     def with_hosts(self, hosts: tuple[str, ...]) -> "Route":
         """Return the same route for other hosts."""
@@ -109,6 +115,8 @@ class Route:
             self.condition,
             self.repeatable,
             self.websocket,
+            self.has_plugins,
+            self.plugin_config_id,
         )
 
     def allows_upgrade(self) -> bool:

@@ -178,11 +178,12 @@ class DeferredCell(UpstreamCell):
 class ServiceCell:
     """A place that the routes of a service point at; ``exists`` is false while only the reference is known."""
 
-    __slots__ = ("__weakref__", "exists", "hosts", "id", "upstream", "websocket")
+    __slots__ = ("__weakref__", "exists", "has_plugins", "hosts", "id", "upstream", "websocket")
 
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.exists = False
+        self.has_plugins = False
         self.hosts: tuple[str, ...] = ()
         self.upstream: UpstreamCell | None = None
         self.websocket: bool | None = None

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from worker.supervisor.sockets import Sockets
 
 from config_sync.errors import SettingsError
 from config_sync.settings import ControlSettings, Settings
@@ -16,7 +17,6 @@ from worker.supervisor.child import Child
 from worker.supervisor.messages import Adopt, Release, ToMaster, ToWorker, receive_from_master
 from worker.supervisor.retirement import LONGEST_EMPTYING, RELEASING, SETTLING
 from worker.supervisor.reuseport import is_waited_on
-from worker.supervisor.sockets import Sockets
 
 
 class Worker:

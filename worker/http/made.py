@@ -1,0 +1,79 @@
+"""Answers that the gateway makes itself, its own or a plugin's: the head is composed here."""
+
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from worker.errors import ProxyError, RouteNotFound
+from worker.fields import field_line
+from worker.http.responses import SERVER, attempts_line, connection_line, content_type
+from worker.plugins.answer import Answer
+from worker.plugins.filters import filter_head
+from worker.plugins.response_head import ResponseHead, reason_of
+
+if TYPE_CHECKING:
+    from worker.exchange import Exchange
+
+_ROUTE_NOT_FOUND = b'{"error_msg":"404 Route Not Found"}\n'  # byte for byte (routing.md section 10)
+_HTML = b"text/html; charset=utf-8"
+_PAGE = (
+    "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
+    "<hr><center>propylon</center>\r\n</body>\r\n</html>\r\n"
+)
+
+
+def error_answer(error: ProxyError, exchange: "Exchange") -> Answer:
+    """Make the answer to a request that has failed."""
+    if isinstance(error, RouteNotFound):
+        return Answer(404, _ROUTE_NOT_FOUND)
+    return Answer(error.status, page(error.status), content_type=_HTML)
+
+
+@lru_cache(maxsize=64)
+def page(status: int) -> bytes:
+    """Return the page for a status."""
+    title = f"{status} {reason_of(status).decode()}".strip()
+    return _PAGE.format(title=title).encode()
+
+
+def composed(
+    answer: Answer, exchange: "Exchange", date: bytes, keep_alive: bool, filtered: bool = True
+) -> tuple[bytes, bytes]:
+    """Return head and body of an answer, after the response phases of the plugins that apply unless not ``filtered``.
+
+    An answer without a body gets the page for its status, from 300 on.
+
+    Raises:
+        PluginFailed: one of the plugins has failed.
+    """
+    request = exchange.request
+    body, kind = answer.body, answer.content_type
+    if body is None:
+        body, kind = (page(answer.status), kind or _HTML) if answer.status >= 300 else (b"", kind)
+    kind = kind or content_type(request.path if request is not None else b"")
+    fields = b"Server: %b\r\n%b%b%b" % (
+        SERVER,
+        date,
+        b"Content-Type: %b\r\n" % kind if body and not _names(answer, b"content-type") else b"",
+        b"".join([field_line(name, value) for name, value in answer.fields]),
+    )
+    is_bodiless = answer.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+    sends_body = not is_bodiless and not (request is not None and request.method == b"HEAD")
+    run = exchange.run
+    status_line = b"HTTP/1.1 %d %b\r\n" % (answer.status, reason_of(answer.status))
+    status = answer.status
+    if filtered and run is not None and run.chain.filters:
+        head = ResponseHead(answer.status, reason_of(answer.status), fields, len(body), sends_body, False)
+        filter_head(exchange, head)
+        if run.body is not None:
+            body = run.body.feed(body) + run.body.feed(b"", is_last=True)
+        status, status_line, fields = head.status, head.status_line(), head.fields.lines
+    exchange.status = status
+    length = b"" if is_bodiless else b"Content-Length: %d\r\n" % len(body)
+    attempts = attempts_line(exchange.attempts) if exchange.error is not None else b""
+    connection = connection_line(request, keep_alive)
+    return b"%b%b%b%b%b\r\n" % (status_line, fields, length, attempts, connection), body if sends_body else b""
+
+
+def _names(answer: Answer, name: bytes) -> bool:
+    return any(field.lower() == name for field, _ in answer.fields)

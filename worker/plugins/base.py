@@ -1,0 +1,113 @@
+"""What a plugin is: one class with a name, a priority, a ``Config`` and the hooks it needs.
+
+The hooks of a request, in the order of a request (plugins.md section 1):
+
+    rewrite        after matching; may answer
+    access         after that; may answer
+    before_proxy   a node has been chosen, and again before each other try; may answer
+    header_filter  the head of the answer is known, from the upstream or from the gateway itself
+    body_filter    for each piece of the answer's body
+    log            the exchange is over
+
+The first three may be ``async``; one that is costs a Task for each request, one that is not costs a call. A hook that
+is not overridden costs nothing. A hook that looks at a variable of the request's body before it has been received is
+called again when it has: it should look before it changes anything.
+
+A plugin is made when configuration changes, once for each place where it is configured, and serves all requests of all
+routes to which that place applies. What must outlive a change of something else does so: a plugin whose configuration,
+place and metadata stay the same stays the same object.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import msgspec
+
+from worker.plugins.answer import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from worker.exchange import Exchange
+    from worker.plugins.response_head import ResponseHead
+    from worker.plugins.services import PluginServices
+
+C = TypeVar("C", bound=msgspec.Struct)
+
+
+class NoConfig(msgspec.Struct):
+    """The configuration of a plugin that has none."""
+
+
+class Scope:
+    """Where a plugin is configured, and what it may use.
+
+    ``key`` is the record the configuration was written in, below the prefix; ``fingerprint`` the CRC-32 of the
+    configuration: both belong in the name of a counter (plugins.md section 5). ``metadata`` is an instance of the
+    plugin's ``Metadata``.
+    """
+
+    __slots__ = ("fingerprint", "key", "metadata", "plugin", "services")
+
+    def __init__(self, plugin: str, key: str, fingerprint: str, metadata: Any, services: "PluginServices") -> None:
+        self.plugin = plugin
+        self.key = key
+        self.fingerprint = fingerprint
+        self.metadata = metadata
+        self.services = services
+
+
+class Plugin(Generic[C]):
+    """Every hook, doing nothing; a plugin overrides those it needs.
+
+    Class attributes: ``name`` as configurations call it; ``priority``, higher runs first (plugins.md section 2);
+    ``Config``, what may be configured; ``Metadata``, what may be configured once for all uses; ``Consumer``, the
+    configuration in a consumer or credential, for plugins that authenticate, and ``credential``, the field of it by
+    which consumers are found.
+    """
+
+    name: ClassVar[str]
+    priority: ClassVar[int] = 0
+    Config: ClassVar[type[msgspec.Struct]] = NoConfig
+    Metadata: ClassVar[type[msgspec.Struct]] = NoConfig
+    Consumer: ClassVar[type[msgspec.Struct] | None] = None
+    credential: ClassVar[str] = ""
+    prefers_route: ClassVar[bool] = False  # its use in a global rule gives way to one on the route
+
+    def __init__(self, config: C, scope: Scope) -> None:
+        """Prepare; everything that does not depend on a request is done here.
+
+        Raises:
+            ConfigError: the configuration cannot be used; said with the JSON path inside it.
+        """
+        self.config = config
+        self.scope = scope
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Say what is wrong with a configuration that its type cannot say; called when it is written.
+
+        Raises:
+            InvalidResource: with the JSON path inside the configuration.
+        """
+
+    def rewrite(self, exchange: "Exchange") -> "Answer | Awaitable[Answer | None] | None":
+        """Look at and change the request; an answer ends it."""
+
+    def access(self, exchange: "Exchange") -> "Answer | Awaitable[Answer | None] | None":
+        """Decide whether the request may go on, after all plugins have rewritten; an answer ends it."""
+
+    def before_proxy(self, exchange: "Exchange") -> "Answer | Awaitable[Answer | None] | None":
+        """Look at ``exchange.peer``, before each try; an answer ends the request."""
+
+    def header_filter(self, exchange: "Exchange", head: "ResponseHead") -> None:
+        """Look at and change status and fields of the answer."""
+
+    def body_filter(self, exchange: "Exchange", data: bytes, is_last: bool) -> bytes:
+        """Return what is to be sent for a piece of the body; it may be kept back, as long as it comes in the end."""
+        return data
+
+    def log(self, exchange: "Exchange") -> None:
+        """Note what happened; the answer has been sent, or the client is gone."""
+
+    def close(self) -> None:
+        """Give back what is held; no request will come any more, but some may still be under way."""

@@ -1,0 +1,269 @@
+"""Chain: the plugins that apply to a request, compiled into one row of hooks for each phase.
+
+In each phase the plugins of global rules come first, then those of the route as merged (plugins.md section 1), each
+sorted by priority, then by name. What ``_meta`` says is compiled into the hooks: a plugin without it pays nothing for
+it. ``run`` carries out a phase that may answer.
+"""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from config_sync.schema import AUTHENTICATION
+from worker.errors import BodyNeeded, PluginFailed, ProxyError
+from worker.http.relay import buffer_body
+from worker.plugins.answer import Answer
+from worker.plugins.base import Plugin
+from worker.plugins.tasks import in_task
+
+if TYPE_CHECKING:
+    from worker.exchange import Exchange
+    from worker.plugins.response_head import ResponseHead
+
+log = logging.getLogger("propylon.plugins")
+
+BLOCKING_TIME = 0.02  # seconds in one call after which a plugin is said to block the loop
+
+RequestHook = Callable[["Exchange"], "Answer | Awaitable[Answer | None] | None"]
+HeaderHook = Callable[["Exchange", "ResponseHead"], None]
+BodyHook = Callable[["Exchange", bytes, bool], bytes]
+LogHook = Callable[["Exchange"], None]
+Condition = Callable[["Exchange"], bool]
+
+
+class Statistics(Protocol):
+    """Who counts what goes wrong in plugins."""
+
+    def plugin_failed(self, name: str) -> None:
+        """Count an exception."""
+
+    def plugin_blocked(self, name: str, seconds: float) -> None:
+        """Count a call that kept the loop."""
+
+
+class Meta:
+    """What a plugin's ``_meta`` says, compiled."""
+
+    __slots__ = ("error_response", "filter", "priority")
+
+    def __init__(
+        self, priority: int | None = None, condition: Condition | None = None, error_response: Any = None
+    ) -> None:
+        self.priority = priority
+        self.filter = condition
+        self.error_response: bytes | None = None
+        if isinstance(error_response, str):
+            self.error_response = error_response.encode()
+        elif error_response is not None:
+            self.error_response = msgspec.json.encode(error_response) + b"\n"
+
+
+class Use:
+    """A plugin in its place in a list, with its ``_meta``."""
+
+    __slots__ = ("meta", "name", "plugin")
+
+    def __init__(self, name: str, plugin: Plugin[Any], meta: Meta) -> None:
+        self.name = name
+        self.plugin = plugin
+        self.meta = meta
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """By what a list is sorted: the priority, descending, then the name."""
+        own = self.meta.priority
+        return -(self.plugin.priority if own is None else own), self.name
+
+
+class Step:
+    """A hook that may answer."""
+
+    __slots__ = ("error_response", "hook", "is_async", "name")
+
+    def __init__(self, use: Use, hook: RequestHook) -> None:
+        self.name = use.name
+        self.is_async = inspect.iscoroutinefunction(hook)
+        self.hook = hook if use.meta.filter is None else _filtered_request(use, hook)
+        self.error_response = use.meta.error_response
+
+    def answered(self, answer: Answer) -> Answer:
+        """Return what the client gets for what the hook has answered."""
+        if self.error_response is None or answer.status < 400:
+            return answer
+        return Answer(answer.status, self.error_response, answer.fields)
+
+
+class Chain:
+    """The hooks of each phase; nothing in a chain is ever changed."""
+
+    __slots__ = (
+        "access",
+        "before_proxy",
+        "body_filter",
+        "bypass",
+        "filters",
+        "global_uses",
+        "header_filter",
+        "log",
+        "rewrite",
+        "statistics",
+        "uses",
+    )
+
+    def __init__(
+        self, global_uses: Sequence[Use], uses: Sequence[Use], statistics: Statistics, bypass: bool = False
+    ) -> None:
+        """Compile lists; with ``bypass`` a plugin that fails is passed over instead of failing the request."""
+        own = {use.name for use in uses}
+        of_rules = [use for use in global_uses if not (use.plugin.prefers_route and use.name in own)]
+        self.global_uses = tuple(sorted(of_rules, key=lambda use: use.order))
+        self.uses = tuple(sorted(uses, key=lambda use: use.order))
+        self.statistics = statistics
+        self.bypass = bypass
+        everyone = (*self.global_uses, *self.uses)
+        self.rewrite = _steps(everyone, "rewrite")
+        self.access = _steps(everyone, "access")
+        self.before_proxy = _steps(everyone, "before_proxy")
+        self.header_filter: tuple[tuple[str, HeaderHook], ...] = tuple(
+            (use.name, use.plugin.header_filter if use.meta.filter is None else _filtered_header(use))
+            for use in everyone
+            if _overrides(use.plugin, "header_filter")
+        )
+        self.body_filter: tuple[tuple[str, BodyHook], ...] = tuple(
+            (use.name, use.plugin.body_filter if use.meta.filter is None else _filtered_body(use))
+            for use in everyone
+            if _overrides(use.plugin, "body_filter")
+        )
+        self.filters = bool(self.header_filter or self.body_filter)
+        self.log: tuple[tuple[str, LogHook], ...] = tuple(
+            (use.name, use.plugin.log if use.meta.filter is None else _filtered_log(use))
+            for use in everyone
+            if _overrides(use.plugin, "log")
+        )
+
+    def consumer_rewrite(self, before: "Chain") -> tuple[Step, ...]:
+        """Return the rewrite hooks of what a consumer has brought that did not run before it was known."""
+        ran = {use.name for use in before.uses}
+        brought = [use for use in self.uses if use.name not in ran and use.name not in AUTHENTICATION]
+        return _steps(brought, "rewrite")
+
+    async def run(self, exchange: "Exchange", steps: Sequence[Step]) -> Answer | None:
+        """Carry out a phase, until one of its hooks answers.
+
+        Raises:
+            ProxyError: what a hook has raised; PluginFailed for whatever else it was.
+        """
+        began = perf_counter()
+        for step in steps:
+            try:
+                answer = step.hook(exchange)
+            except BodyNeeded as needed:
+                await buffer_body(exchange, needed.limit)
+                began = perf_counter()
+                answer = self._call(exchange, step)
+            except ProxyError:
+                raise
+            except Exception as error:
+                self.failed(step.name, error)
+                continue
+            now = perf_counter()
+            if now - began > BLOCKING_TIME:
+                self.statistics.plugin_blocked(step.name, now - began)
+            began = now
+            if answer is not None:
+                if step.is_async:
+                    answer = await self._wait(exchange, step, answer)  # type: ignore[arg-type]  # an async hook's
+                    began = perf_counter()
+                    if answer is None:
+                        continue
+                return step.answered(answer)  # type: ignore[arg-type]  # of a hook that is not async
+        return None
+
+    def _call(self, exchange: "Exchange", step: Step) -> "Answer | Awaitable[Answer | None] | None":
+        """Call a hook again, for which the body has been received."""
+        try:
+            return step.hook(exchange)
+        except ProxyError:
+            raise
+        except Exception as error:
+            self.failed(step.name, error)
+            return None
+
+    async def _wait(self, exchange: "Exchange", step: Step, awaitable: Awaitable[Answer | None]) -> Answer | None:
+        try:
+            return await in_task(exchange, awaitable)
+        except BodyNeeded as needed:
+            await buffer_body(exchange, needed.limit)
+            again = self._call(exchange, step)
+            return await in_task(exchange, again) if again is not None else None  # type: ignore[arg-type]
+        except ProxyError:
+            raise
+        except Exception as error:
+            self.failed(step.name, error)
+            return None
+
+    def noted(self, name: str, error: Exception) -> None:
+        """Count and log that a plugin has raised an exception."""
+        self.statistics.plugin_failed(name)
+        log.error("plugin %s has failed", name, exc_info=error)
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Note that a plugin has raised an exception, and fail the request unless it is to be bypassed.
+
+        Raises:
+            PluginFailed: the plugin is not to be bypassed; one that authenticates never is.
+        """
+        self.noted(name, error)
+        if not self.bypass or name in AUTHENTICATION:
+            raise PluginFailed(f"plugin {name} has failed: {type(error).__name__}") from error
+
+
+def _overrides(plugin: Plugin[Any], hook: str) -> bool:
+    return getattr(type(plugin), hook) is not getattr(Plugin, hook)
+
+
+def _steps(uses: Sequence[Use], hook: str) -> tuple[Step, ...]:
+    return tuple(Step(use, getattr(use.plugin, hook)) for use in uses if _overrides(use.plugin, hook))
+
+
+def _applies(use: Use) -> Condition:
+    """Return the verdict of a plugin's ``_meta.filter``, found out once for each request, at its first use."""
+    condition = use.meta.filter
+    assert condition is not None  # noqa: S101 - only asked for those that have one
+    number = id(use)
+
+    def applies(exchange: "Exchange") -> bool:
+        run = exchange.run
+        assert run is not None  # noqa: S101 - hooks run in one
+        if run.filtered is None:
+            run.filtered = {}
+        verdict = run.filtered.get(number)
+        if verdict is None:
+            verdict = run.filtered[number] = condition(exchange)
+        return verdict
+
+    return applies
+
+
+def _filtered_request(use: Use, hook: RequestHook) -> RequestHook:
+    applies = _applies(use)
+    return lambda exchange: hook(exchange) if applies(exchange) else None
+
+
+def _filtered_header(use: Use) -> HeaderHook:
+    applies, hook = _applies(use), use.plugin.header_filter
+    return lambda exchange, head: hook(exchange, head) if applies(exchange) else None
+
+
+def _filtered_body(use: Use) -> BodyHook:
+    applies, hook = _applies(use), use.plugin.body_filter
+    return lambda exchange, data, is_last: hook(exchange, data, is_last) if applies(exchange) else data
+
+
+def _filtered_log(use: Use) -> LogHook:
+    applies, hook = _applies(use), use.plugin.log
+    return lambda exchange: hook(exchange) if applies(exchange) else None

@@ -1,0 +1,56 @@
+"""The response hooks of an exchange: the head once, then each piece of the body; the log at the end."""
+
+from typing import TYPE_CHECKING
+
+from worker.plugins.response_head import ResponseHead
+
+if TYPE_CHECKING:
+    from worker.exchange import Exchange
+    from worker.plugins.chain import Chain
+
+
+class BodyFilters:
+    """The body filters of one answer, one behind the other."""
+
+    __slots__ = ("_chain", "_exchange")
+
+    def __init__(self, chain: "Chain", exchange: "Exchange") -> None:
+        self._chain = chain
+        self._exchange = exchange
+
+    def feed(self, data: bytes, is_last: bool = False) -> bytes:
+        """Return what is to be sent for a piece; PluginFailed when a filter fails."""
+        for name, hook in self._chain.body_filter:
+            if not data and not is_last:
+                break
+            try:
+                data = hook(self._exchange, data, is_last)
+            except Exception as error:
+                self._chain.failed(name, error)
+        return data
+
+
+def filter_head(exchange: "Exchange", head: ResponseHead) -> ResponseHead:
+    """Let the header filters see an answer's head; PluginFailed when one of them fails."""
+    run = exchange.run
+    assert run is not None  # noqa: S101 - only called where there are filters
+    run.head = head
+    for name, hook in run.chain.header_filter:
+        try:
+            hook(exchange, head)
+        except Exception as error:
+            run.chain.failed(name, error)
+    if run.chain.body_filter and head.has_body:
+        run.body = BodyFilters(run.chain, exchange)
+    return head
+
+
+def log_exchange(exchange: "Exchange") -> None:
+    """Let the log hooks see an exchange that is over."""
+    run = exchange.run
+    assert run is not None  # noqa: S101 - only called where there are plugins
+    for name, hook in run.chain.log:
+        try:
+            hook(exchange)
+        except Exception as error:  # the answer is sent: nothing can be refused any more
+            run.chain.noted(name, error)

@@ -1,0 +1,322 @@
+"""PluginHost: which plugins apply to a request, kept equal to the configuration.
+
+A route's chain is compiled at its first request after a change of anything that it is made of, and a route to which
+no plugin applies has none. What is compiled is kept by route; a change throws away the chains that it concerns, and
+no others. The plugins themselves are kept by the record they are written in: as long as configuration and metadata
+stay the same, a new chain has the old object.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import msgspec
+
+from config_sync import schema
+from config_sync.cache import Change, ConfigStore
+from config_sync.errors import ConfigError
+from config_sync.merge import Merged, PluginUse, Stored, lay_over, merge
+from config_sync.schema.plugins import PluginMeta, is_disabled
+from worker.consumers import AttachedConsumer, Consumers
+from worker.plugins.base import Plugin, Scope
+from worker.plugins.chain import Chain, Meta, Use
+from worker.plugins.registry import Registered, Registry
+from worker.plugins.services import PluginServices
+from worker.plugins.stand_ins import FAIL_CLOSED, FailClosed, Missing
+from worker.routing.expressions import compile_expression
+
+if TYPE_CHECKING:
+    from worker.routing.route import Route
+    from worker.routing.router import Router
+
+log = logging.getLogger("propylon.plugins")
+
+MOST_CONSUMER_CHAINS = 10_000
+_CONCERNED = frozenset(
+    ("routes", "services", "plugin_configs", "consumers", "consumer_groups", "global_rules", "plugin_metadata")
+)
+
+
+class _Made:
+    """A plugin object, and what it was made of."""
+
+    __slots__ = ("config", "metadata", "plugin")
+
+    def __init__(self, config: Mapping[str, Any], metadata: Mapping[str, Any], plugin: Plugin[Any]) -> None:
+        self.config = config
+        self.metadata = metadata
+        self.plugin = plugin
+
+
+class PluginHost:
+    """The plugins of one worker."""
+
+    def __init__(
+        self, store: ConfigStore, router: "Router", registry: Registry, services: PluginServices, bypass: bool = False
+    ) -> None:
+        """Listen to a store that is still empty; for ``bypass`` see ``Chain``."""
+        self.registry = registry
+        self.services = services
+        self.consumers: Consumers = services.consumers
+        self.failures: dict[str, int] = {}  # exceptions, by plugin
+        self.blocked: dict[str, int] = {}  # calls that kept the loop
+        self.no_route: Chain | None = None  # of the global rules alone
+        self._global_uses: tuple[Use, ...] = ()
+        self._store = store
+        self._router = router
+        self._bypass = bypass
+        self._chains: dict[str, Chain | None] = {}  # by route
+        self._of_consumers: dict[tuple[str, str], Chain] = {}  # by route and consumer
+        self._parts: dict[str, set[str]] = {}  # the routes whose chains a record is part of
+        self._made: dict[str, dict[str, _Made]] = {}  # by record and plugin
+        self._metadata: dict[str, Mapping[str, Any]] = {}
+        self._rules: dict[str, schema.GlobalRule] = {}
+        self._routes_with_plugins: set[str] = set()
+        store.subscribe(self.changed, self.stage)
+
+    # requests
+
+    def chain_of(self, route: "Route | None") -> Chain | None:
+        """Return what applies to a route, or to a request without one; None when nothing does."""
+        if route is None:
+            return self.no_route
+        if not route.has_plugins and (route.service is None or not route.service.has_plugins):
+            return self.no_route
+        try:
+            return self._chains[route.id]
+        except KeyError:
+            return self._compiled(route)
+
+    def with_consumer(self, route: "Route | None", chain: Chain, consumer: AttachedConsumer) -> Chain:
+        """Return what applies to a request once it is known who it is from (data-model.md section 15)."""
+        if not consumer.has_plugins and consumer.group_id is None:
+            return chain
+        id_ = route.id if route is not None else ""
+        found = self._of_consumers.get((id_, consumer.username))
+        if found is None:
+            found = self._with_consumer(route, consumer)
+            if len(self._of_consumers) >= MOST_CONSUMER_CHAINS:
+                self._of_consumers.clear()
+            self._of_consumers[id_, consumer.username] = found
+        return found
+
+    # compiling
+
+    def _compiled(self, route: "Route") -> Chain | None:
+        uses = self._uses(self._merged(route).plugins, route.id) if self._stored("routes", route.id) else []
+        if route.plugin_config_id is not None and self._stored("plugin_configs", route.plugin_config_id) is None:
+            uses.append(_missing(f"plugin config {route.plugin_config_id} of route {route.id} does not exist"))
+        chain = self._chain(uses) if uses else self.no_route
+        self._chains[route.id] = chain
+        for key in (route.service and f"services/{route.service.id}", f"plugin_configs/{route.plugin_config_id}"):
+            if key:
+                self._parts.setdefault(key, set()).add(route.id)
+        return chain
+
+    def _with_consumer(self, route: "Route | None", attached: AttachedConsumer) -> Chain:
+        consumer = self._stored("consumers", attached.username)
+        group = None
+        if attached.group_id is not None:
+            group = self._stored("consumer_groups", attached.group_id)
+            if group is None:
+                missing = f"consumer group {attached.group_id} of {attached.username} does not exist"
+                return self._chain([_missing(missing)])
+        merged = self._merged(route)
+        if consumer is not None:
+            merged = lay_over(merged, consumer, group)
+        return self._chain(self._uses(merged.plugins, merged.id))
+
+    def _chain(self, uses: Sequence[Use]) -> Chain:
+        return Chain(self._global_uses, uses, self, self._bypass)
+
+    def _merged(self, route: "Route | None") -> Merged:
+        stored = self._stored("routes", route.id) if route is not None else None
+        if route is None or stored is None:
+            return merge(Stored("", 0, schema.Route()))
+        config_id, service = route.plugin_config_id, route.service
+        return merge(
+            stored,
+            self._stored("plugin_configs", config_id) if config_id is not None else None,
+            self._stored("services", service.id) if service is not None else None,
+        )
+
+    def _stored(self, directory: str, id_: str) -> Stored[Any] | None:
+        item = self._store.caches[directory].items.get(id_)
+        value = self._store.value(directory, id_)
+        return (
+            Stored(f"{directory}/{id_}", item.mod_revision, value) if item is not None and value is not None else None
+        )
+
+    def _uses(self, plugins: Mapping[str, PluginUse], owner: str) -> list[Use]:
+        uses = []
+        for name, use in plugins.items():
+            if not use.is_disabled:
+                made = self._use(name, use.config, use.key)
+                if made is not None:
+                    uses.append(made)
+        return uses
+
+    def _use(self, name: str, config: Mapping[str, Any], key: str) -> Use | None:
+        """Return a plugin in its place; None for one that is not known and whose absence opens nothing."""
+        registered = self.registry.get(name)
+        if registered is None:
+            if name not in FAIL_CLOSED:
+                log.warning("%s: there is no plugin %s; it does not run", key, name)
+                return None
+            log.error(
+                "%s: there is no plugin %s, so requests are refused; remove it, or set its _meta.disable", key, name
+            )
+            return Use(name, FailClosed(name), Meta())
+        try:
+            return Use(name, self._plugin(registered, config, key), compiled_meta(config))
+        except ConfigError as error:
+            log.error("%s: plugin %s cannot work, so requests are refused: %s", key, name, error)
+            return Use(name, FailClosed(name), Meta())
+
+    def _plugin(self, registered: Registered, config: Mapping[str, Any], key: str) -> Plugin[Any]:
+        metadata = self._metadata.get(registered.name, {})
+        of_record = self._made.setdefault(key, {})
+        made = of_record.get(registered.name)
+        if made is not None and made.config == config and made.metadata == metadata:
+            return made.plugin
+        if made is not None:
+            made.plugin.close()
+        typed = registered.metadata(metadata, "$", [])
+        scope = Scope(registered.name, key, fingerprint(config), typed, self.services)
+        plugin = registered.plugin(registered.config(config, "$", []), scope)
+        of_record[registered.name] = _Made(config, metadata, plugin)
+        return plugin
+
+    # changes
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        """Throw away what changes concern; called by the store, between two requests."""
+        self.consumers.changed(changes)
+        concerned = [change for change in changes if change.directory in _CONCERNED]
+        if not concerned:
+            return
+        rules_changed = False
+        for directory, id_, new in concerned:
+            key = f"{directory}/{id_}"
+            if directory == "global_rules":
+                rules_changed = True
+                if new is None:
+                    self._rules.pop(id_, None)
+                else:
+                    self._rules[id_] = new
+            elif directory == "plugin_metadata":
+                rules_changed = True
+                self._metadata[id_] = new.config if new is not None else {}
+            elif directory == "routes":
+                self._chains.pop(id_, None)
+            elif directory in ("services", "plugin_configs"):
+                for route_id in self._parts.pop(key, ()):
+                    self._chains.pop(route_id, None)
+            if key in self._made:
+                self._forget(key, new)
+        self._of_consumers.clear()
+        if rules_changed:
+            self._rules_changed()
+        self._router.version += 1  # what was found for a head is found again, with its chain
+
+    def _forget(self, key: str, new: Any) -> None:
+        """Close the plugins of a record that are not in it any more."""
+        plugins = new.plugins if new is not None else {}
+        of_record = self._made[key]
+        for name in [name for name in of_record if name not in plugins or is_disabled(plugins[name])]:
+            of_record.pop(name).plugin.close()
+        if not of_record:
+            del self._made[key]
+
+    def _rules_changed(self) -> None:
+        self._chains = {}
+        self._parts = {}
+        found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+        for id_, rule in sorted(self._rules.items()):
+            for name, config in rule.plugins.items():
+                found.setdefault(name, []).append((f"global_rules/{id_}", config))
+        uses = []
+        for name, places in found.items():
+            if len(places) > 1:
+                keys = ", ".join(key for key, _ in places)
+                log.error("plugin %s is in more than one global rule (%s) and does not run", name, keys)
+                continue
+            key, config = places[0]
+            use = self._use(name, config, key) if not is_disabled(config) else None
+            if use is not None:
+                uses.append(use)
+        self._global_uses = tuple(uses)
+        self.no_route = self._chain(()) if uses else None
+
+    def stage(self) -> "_Staging":
+        """Begin to collect the changes of a snapshot."""
+        return _Staging(self)
+
+    # what goes wrong in plugins
+
+    def plugin_failed(self, name: str) -> None:
+        """Count an exception."""
+        self.failures[name] = self.failures.get(name, 0) + 1
+
+    def plugin_blocked(self, name: str, seconds: float) -> None:
+        """Count and log a call that kept the loop."""
+        self.blocked[name] = self.blocked.get(name, 0) + 1
+        log.warning("plugin %s has blocked the event loop for %.0f ms", name, seconds * 1000)
+
+    def close(self) -> None:
+        """Close all plugins."""
+        for of_record in self._made.values():
+            for made in of_record.values():
+                made.plugin.close()
+        self._made.clear()
+        self.services.close()
+
+
+class _Staging:
+    """The changes of a snapshot: routes that are not compiled need not be told."""
+
+    def __init__(self, host: PluginHost) -> None:
+        self._host = host
+        self._changes: list[Change] = []
+        self._is_all = False
+
+    def add(self, changes: Sequence[Change]) -> None:
+        host = self._host
+        for change in changes:
+            if change.directory == "routes":
+                if change.id in host._chains or f"routes/{change.id}" in host._made:
+                    self._changes.append(change)
+            elif change.directory in _CONCERNED:
+                self._changes.append(change)
+
+    def finish(self) -> Iterator[None]:
+        return iter(())
+
+    def commit(self) -> None:
+        self._host.changed(self._changes)
+
+    def clean(self) -> Iterator[None]:
+        return iter(())
+
+    def drop(self) -> None:
+        self._changes = []
+
+
+def compiled_meta(config: Mapping[str, Any]) -> Meta:
+    """Compile what a configuration says under ``_meta``; raises ConfigError."""
+    if "_meta" not in config:
+        return Meta()
+    meta = msgspec.convert(config["_meta"], PluginMeta)
+    condition = compile_expression(meta.filter, "$._meta.filter") if meta.filter else None
+    return Meta(meta.priority, condition, meta.error_response)
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of a configuration, equal for equal ones however they are written."""
+    return f"{crc32(msgspec.json.encode(config, order='sorted')):x}"
+
+
+def _missing(reason: str) -> Use:
+    log.error("%s; requests get 503", reason)
+    return Use("", Missing(reason), Meta(priority=1_000_000))

@@ -1,0 +1,55 @@
+"""PluginServices: what plugins may use of their worker."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from config_sync.settings import Settings
+    from worker.consumers import Consumers
+    from worker.upstream.peer import UpstreamCell
+
+log = logging.getLogger("propylon.plugins")
+
+
+class PluginServices:
+    """One for each worker."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: "Settings",
+        consumers: "Consumers",
+        upstream: "Callable[[str], UpstreamCell]",
+        upstream_of: "Callable[[str, Any], UpstreamCell]",
+    ) -> None:
+        """``upstream`` finds one by id; ``upstream_of`` builds one from a plugin's configuration."""
+        self.loop = loop
+        self.settings = settings
+        self.consumers = consumers
+        self.upstream = upstream
+        self.upstream_of = upstream_of
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def attribute(self, plugin: str) -> Mapping[str, Any]:
+        """Return what the settings say of a plugin (``plugin_attr``)."""
+        found = self.settings.plugin_attr.get(plugin, {})
+        return found if isinstance(found, Mapping) else {}
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run something beside the requests; it is cancelled when the worker ends, and its exception logged."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a plugin's background work has failed", exc_info=error)
+
+    def close(self) -> None:
+        """Cancel what runs."""
+        for task in list(self._tasks):
+            task.cancel()

@@ -1,0 +1,41 @@
+"""Waiting in an exchange for what a plugin awaits; the exchange's coroutine itself is not run by a Task."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from worker.exchange import suspend
+
+if TYPE_CHECKING:
+    from worker.exchange import Exchange
+
+T = TypeVar("T")
+
+
+async def in_task(exchange: "Exchange", awaitable: Awaitable[T]) -> T:
+    """Wait for something in a Task of its own, which is cancelled when the exchange ends meanwhile."""
+    task = asyncio.ensure_future(awaitable)
+    waiting = _Waiting(exchange)
+    exchange.waiting = waiting
+    task.add_done_callback(waiting.done)
+    try:
+        await suspend()
+    except BaseException:
+        task.remove_done_callback(waiting.done)
+        task.cancel()
+        raise
+    return task.result()
+
+
+class _Waiting:
+    """What an exchange waits for while a plugin's task runs."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: "Exchange") -> None:
+        self._exchange = exchange
+
+    def done(self, _: object) -> None:
+        """Let the exchange go on, unless it has ended."""
+        if self._exchange.waiting is self:
+            self._exchange.resume()
