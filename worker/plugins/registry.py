@@ -10,7 +10,7 @@ import inspect
 import logging
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -88,6 +88,10 @@ class Registry:
     def get(self, name: str) -> Registered | None:
         """Return a plugin that is there."""
         return self._plugins.get(name)
+
+    def with_plugins(self, more: Iterable[Registered]) -> "Registry":
+        """Return a registry with further plugins, which take the place of those of the same name."""
+        return Registry({**self._plugins, **{registered.name: registered for registered in more}})
 
     def names(self) -> list[str]:
         """Return the names of all plugins, by priority."""
