@@ -22,7 +22,7 @@ from worker.errors import InvalidResponse, PeerClosed, ProxyError, ReadTimeout, 
 from worker.exchange import Exchange
 from worker.http.filtered import FilteredAnswer
 from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
-from worker.http.kernel import in_send_queue
+from worker.http.kernel import in_send_queue, read_rest
 from worker.http.responses import attempts_line, read_response, response_head, switching_head
 from worker.http.tunnel import Tunnel
 from worker.janitor import TICK
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from worker.upstream.pool import Pool
 
 MAX_RESPONSE_HEAD_BYTES = 65_536
+MAX_REST_BYTES = 1 << 20  # of an answer whose connection is lost
 
 
 class State(IntEnum):
@@ -154,6 +155,8 @@ class Http1Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange, if one is under way, as far as it got."""
+        if exc is not None and self._state is ACTIVE and not self.read_paused:
+            self._read_rest()
         if self._state is CLOSED:
             return
         exchange = self._exchange
@@ -169,6 +172,16 @@ class Http1Client(asyncio.Protocol):
             self._body_ended(exchange, b"")
         else:
             exchange.fail(PeerClosed(f"{exchange.peer!r} closed the connection before its answer was complete"))
+
+    def _read_rest(self) -> None:
+        """Take the answer that came before a reset, when it was a write that has found out about the reset.
+
+        A peer that refuses a body answers, and closes while more of the body is on its way to it.
+        """
+        if self.transport.get_extra_info("ssl_object") is None:
+            data = read_rest(self.transport, MAX_REST_BYTES)
+            if data:
+                self.data_received(data)
 
     def eof_received(self) -> bool:
         """Close too: a peer that has said all cannot take another request."""

@@ -393,3 +393,26 @@ def test_a_tls_upstream_ends_the_tunnel_and_all_it_said_arrives(site: Sites, siz
         with upgraded(site({upstream.node: 1}, ENABLED, scheme="https")) as sock:
             assert len(rest(sock)) == size
         wait_until(lambda: upstream.connections() == 0, "no connection is left")
+
+
+def test_a_tls_upstream_goes_on_with_its_answer_when_the_client_has_said_all(site: Sites) -> None:
+    closing, closed = threading.Event(), threading.Event()
+
+    def script(talk: Talk) -> None:
+        talk.head()
+        talk.send(SWITCHING)
+        assert talk.until(b"!") == b"all said!"
+        assert closing.wait(20)
+        for _ in range(8):
+            talk.send(b"answer")
+            time.sleep(0.1)
+        talk.wait_closed()
+        closed.set()
+
+    with ScriptedUpstream(script, tls=Certificates().server()) as upstream:
+        with upgraded(site({upstream.node: 1}, ENABLED, scheme="https")) as sock:
+            sock.sendall(b"all said!")
+            sock.shutdown(socket.SHUT_WR)
+            closing.set()
+            assert rest(sock) == b"answer" * 8
+        assert closed.wait(20)

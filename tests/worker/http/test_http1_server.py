@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -83,7 +83,8 @@ class Bench:
             self.peers[-1].connection_made(Transport())  # type: ignore[arg-type]
             pool.release(self.peers[-1])
         upstream = Upstream("u", nodes, RoundRobin(nodes), None, 1, Timeout(1, 1, 1), "pass", None)
-        context.router.add(Route("1", (Pattern("/*"),), (), frozenset(), 0, upstream=UpstreamCell("u", upstream)))
+        cell = UpstreamCell("u", upstream)
+        context.router.add(Route("1", (Pattern("/*"),), (), frozenset(), 0, upstream=cell, websocket=True))
         self.client = Http1Server(context)
         self.client.connection_made(Transport())  # type: ignore[arg-type]
 
@@ -255,3 +256,19 @@ def test_a_large_head_behind_another_request(tmp_path: Path) -> None:
     bench.client.data_received(large[100_000:])
     assert line_and_body(bench.sent(1)[0])[0] == b"GET /2"
     bench.close()
+
+
+@pytest.mark.parametrize("full", ["peer", "client"])
+def test_a_tunnel_knows_who_was_full_before(bench: Bench, full: str) -> None:
+    switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: upgrade\r\n\r\n"
+    peer, client = bench.peers[0], bench.client
+    bench.client.data_received(get("/")[:-2] + b"Upgrade: other\r\nConnection: upgrade\r\n\r\n")
+    (peer if full == "peer" else client).pause_writing()
+    peer.data_received(switching)
+    (tunnel,) = bench.context.tunnels
+    ends = {"peer": tunnel._peer, "client": tunnel._client}
+    reads = {name: cast("Transport", end.transport).reads for name, end in ends.items()}
+    assert reads == {"peer": full != "client", "client": full != "peer"}
+    ends[full].resume_writing()
+    assert all(cast("Transport", end.transport).reads for end in ends.values())
+    tunnel.abort()
