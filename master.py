@@ -217,6 +217,8 @@ class Master:
             self._stop(graceful=True)
         elif command is Command.TERMINATE:
             self._stop(graceful=False)
+        elif command is Command.ABORT:
+            self._abort()
         elif command is Command.REOPEN_LOGS:
             self._reopen_logs()
         else:
@@ -237,6 +239,20 @@ class Master:
                 self.workers.drain(child, "stop", seconds)
             else:
                 self.workers.signal(child, signal.SIGTERM)
+
+    def _abort(self) -> None:
+        """Die as the signal says; workers that hang would not notice, and stay for ever."""
+        now, silence = (
+            time.monotonic(),
+            longest_silence(self._reporter.watchdog, self.settings.worker_heartbeat_timeout),
+        )
+        for child in self.workers.everyone():
+            if now - (child.entry.heartbeat_ns / 1e9 or child.born) >= silence:
+                log.error("worker %d hangs, and is killed", child.pid)
+                self.workers.signal(child, signal.SIGKILL)
+        log.critical("aborted")
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGABRT)
 
     def _reopen_logs(self) -> None:
         try:

@@ -74,6 +74,19 @@ def test_the_watchdog_starves_when_the_workers_hang(
     systemd.await_line("WATCHDOG=1", len(systemd.having("WATCHDOG=1")) + 1)
 
 
+def test_an_aborted_master_leaves_no_worker_that_hangs(
+    served: Gateway, systemd: Notified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    served.start()
+    workers = served.workers()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: systemd.is_silent_of("WATCHDOG=1", 1.5), "the watchdog would bite")
+    assert served.stop(signal.SIGABRT) == -signal.SIGABRT
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "nobody is left")
+
+
 def test_the_sockets_of_a_killed_master_are_taken_by_the_next(served: Gateway, systemd: Notified) -> None:
     served.start()
     systemd.await_line("READY=1")

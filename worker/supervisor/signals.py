@@ -20,6 +20,7 @@ class Command(Enum):
     RELOAD = "reload"
     DRAIN = "drain all workers and exit"
     TERMINATE = "end all workers and exit"
+    ABORT = "kill the workers that hang, and die"
     REOPEN_LOGS = "reopen logs"
     UPGRADE = "start the new code of the master beside this one"
     REST = "drain all workers and stay"
@@ -33,6 +34,7 @@ _ALWAYS = {
     signal.SIGTERM: Command.TERMINATE,
     signal.SIGINT: Command.TERMINATE,
     signal.SIGUSR1: Command.REOPEN_LOGS,
+    signal.SIGABRT: Command.ABORT,  # of systemd's watchdog
 }
 _WISHES = {
     signal.SIGHUP: Command.RELOAD,
