@@ -23,7 +23,8 @@ import time
 from collections.abc import Sequence
 
 from config_sync.errors import SettingsError
-from config_sync.settings import Settings, load_settings
+from config_sync.settings import Settings
+from config_sync.settings_file import load_settings
 from worker.observability.logs import ErrorLog
 from worker.observability.systemd import take_variables
 from worker.supervisor.child import Child, Slot

@@ -1,38 +1,14 @@
-"""The settings a process is started with: ``conf/config.yaml``, checked in full before anything happens.
+"""The settings a process is started with; ``settings_file`` reads them, ``settings_check`` says what they may be."""
 
-The file is parsed as YAML; placeholders are then replaced from the environment (``environment``). An unknown key
-is refused with its path.
-"""
-
-import json
 import os
-import re
 import socket
-from collections.abc import Mapping
 from hashlib import blake2b
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
-import yaml
 
-from config_sync.environment import VariableError, substituted
 from config_sync.errors import SettingsError
-
-DISCOVERIES_TO_COME = ("consul", "consul_kv", "eureka", "kubernetes", "nacos", "tars")
-DNS_RECORDS = ("last", "srv", "a", "aaaa", "cname")
-_SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
-_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-SIZES = (
-    "client_max_body_size",
-    "client_body_buffer_size",
-    "large_client_header_buffers",
-    "max_post_args_readable_size",
-    "max_worker_rss",
-)
-ETCD_HOST_VARIABLE = "APISIX_DEPLOYMENT_ETCD_HOST"
 
 
 class TlsSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -300,91 +276,6 @@ def _cgroup_quota(root: Path) -> float | None:
     return None
 
 
-def load_settings(path: str | Path, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read and check a settings file.
-
-    Raises:
-        SettingsError: with the file and the key, and what would be right.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is no YAML: {error}") from error
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        raise SettingsError(f"{path}: must be a mapping of settings")
-    try:
-        return read_settings(tree, environment)
-    except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from error
-
-
-def read_settings(tree: dict[str, Any], environment: Mapping[str, str]) -> Settings:
-    """Make settings of a parsed file; raises SettingsError with the key."""
-    try:
-        tree = substituted(tree, environment)
-    except VariableError as error:
-        raise SettingsError(str(error)) from error
-    _normalise(tree, environment)
-    try:
-        settings = msgspec.convert(tree, Settings)
-    except msgspec.ValidationError as error:
-        reason, _, place = str(error).rpartition(" - at `$.")
-        key = place.rstrip("`")
-        raise SettingsError(f"{key}: {reason}" if reason else str(error)) from error
-    _check(settings)
-    return settings
-
-
-def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
-    for name in SIZES:
-        if isinstance(tree.get(name), str):
-            tree[name] = parse_size(tree[name], name)
-    for name in ("real_ip_from", "trusted_addresses"):
-        if isinstance(tree.get(name), str):
-            tree[name] = [tree[name]]
-    if isinstance(tree.get("listen"), str | int):
-        tree["listen"] = [str(tree["listen"])]
-    elif isinstance(tree.get("listen"), list):
-        tree["listen"] = [str(entry) for entry in tree["listen"]]
-    if tree.get("control") is False:
-        tree["control"] = {"listen": ""}
-    encryption = tree.get("data_encryption")
-    if isinstance(encryption, dict) and isinstance(encryption.get("keyring"), str):
-        encryption["keyring"] = [encryption["keyring"]]
-    _normalise_discovery(tree.get("discovery"))
-    etcd = tree.get("etcd")
-    if isinstance(etcd, dict) and isinstance(etcd.get("host"), str):
-        etcd["host"] = [etcd["host"]]
-    hosts = environment.get(ETCD_HOST_VARIABLE)
-    if hosts:
-        try:
-            tree["etcd"] = {**(etcd or {}), "host": json.loads(hosts)}
-        except json.JSONDecodeError as error:
-            raise SettingsError(f"{ETCD_HOST_VARIABLE} in the environment is no JSON list: {error}") from error
-
-
-def _normalise_discovery(discovery: object) -> None:
-    if isinstance(discovery, dict):
-        for name in DISCOVERIES_TO_COME:
-            if name in discovery:
-                raise SettingsError(f"discovery.{name}: is not available yet; dns is")
-        if discovery.get("dns", ...) is None:
-            discovery["dns"] = {}  # a section without entries
-
-
-def parse_size(text: str, key: str) -> int:
-    """Read a number of bytes with an optional k, m or g."""
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise SettingsError(f"{key}: {text!r} is no size; write bytes, or a number with k, m or g")
-    return int(found[1]) * _UNITS[found[2].lower()]
-
-
 def parse_server(text: str) -> tuple[str, int]:
     """Read the address of a DNS server: ``address``, ``address:port`` or ``[v6]:port``; the port is 53 by default.
 
@@ -402,100 +293,3 @@ def parse_server(text: str) -> tuple[str, int]:
     if not port.isdigit() or not 1 <= int(port) <= 65535:
         raise SettingsError(f"{text!r} is no IP address with or without a port")
     return bare, int(port)
-
-
-def _check_names(settings: Settings) -> None:
-    if settings.dns_resolver_valid < 0:
-        raise SettingsError("dns_resolver_valid: must be at least 0 seconds (0: as the TTL says)")
-    lists = {"dns_resolver": settings.dns_resolver}
-    dns = settings.discovery.dns
-    if dns is not None:
-        lists["discovery.dns.servers"] = dns.servers
-        for at, kind in enumerate(dns.order):
-            if kind.lower() not in DNS_RECORDS:
-                raise SettingsError(f"discovery.dns.order[{at}]: must be one of last, SRV, A, AAAA and CNAME")
-    for key, servers in lists.items():
-        for at, text in enumerate(servers):
-            try:
-                parse_server(text)
-            except SettingsError as error:
-                raise SettingsError(f"{key}[{at}]: {error}") from error
-
-
-def _check(settings: Settings) -> None:
-    def require(holds: bool, text: str) -> None:
-        if not holds:
-            raise SettingsError(text)
-
-    require(
-        settings.worker_processes == "auto" or 1 <= settings.worker_processes <= 1024,
-        "worker_processes: must be auto or 1 to 1024",
-    )
-    require(bool(settings.listen), "listen: must name at least one address")
-    require(settings.backlog >= 1, "backlog: must be at least 1")
-    require(settings.large_client_header_buffers >= 1024, "large_client_header_buffers: must be at least 1k")
-    require(settings.client_max_body_size >= 0, "client_max_body_size: must be at least 0")
-    _check_addresses(settings)
-    require(settings.max_post_args_readable_size >= 0, "max_post_args_readable_size: must be at least 0 (0: no limit)")
-    require(settings.client_body_buffer_size >= 1024, "client_body_buffer_size: must be at least 1k")
-    require(settings.worker_connections >= 1, "worker_connections: must be at least 1")
-    require(bool(settings.etcd.host), "etcd.host: must name at least one endpoint")
-    require(
-        settings.etcd.prefix.startswith("/") and not settings.etcd.prefix.endswith("/"),
-        "etcd.prefix: must begin with a slash and not end with one",
-    )
-    for name in Settings.__struct_fields__:
-        if name.endswith("_timeout"):
-            require(getattr(settings, name) > 0, f"{name}: must be greater than 0 seconds")
-    for name in ("keepalive_min", "close_spread"):
-        require(getattr(settings, name) >= 0, f"{name}: must be at least 0 seconds")
-    for name in ("timeout", "watch_timeout", "resync_delay", "health_check_timeout", "startup_timeout"):
-        require(getattr(settings.etcd, name) > 0, f"etcd.{name}: must be greater than 0 seconds")
-    for name in ("audit_interval", "deep_audit_interval"):
-        require(getattr(settings.etcd, name) >= 0, f"etcd.{name}: must be at least 0 seconds (0: never)")
-    _check_names(settings)
-    _check_processes(settings)
-    require(0 < settings.guard.max_removed_share <= 1, "guard.max_removed_share: must be above 0 and at most 1")
-    require(settings.guard.min_routes >= 0, "guard.min_routes: must be at least 0")
-    require(settings.guard.hold >= 0, "guard.hold: must be at least 0 seconds (0: until confirmed)")
-    require(settings.router.verify_interval >= 0, "router.verify_interval: must be at least 0 seconds (0: never)")
-    for at, key in enumerate(settings.data_encryption.keyring):
-        require(len(key.encode()) in (16, 32), f"data_encryption.keyring[{at}]: must have 16 or 32 bytes")
-    for at, text in enumerate(settings.listen):
-        try:
-            parse_address(text)
-        except SettingsError as error:
-            raise SettingsError(f"listen[{at}]: {error}") from error
-    require(len(set(settings.addresses())) == len(settings.listen), "listen: has the same address twice")
-    try:
-        control = settings.control_address()
-    except SettingsError as error:
-        raise SettingsError(f"control.listen: {error}") from error
-    require(control not in settings.addresses(), "control.listen: must not be an address of listen")
-
-
-def _check_processes(settings: Settings) -> None:
-    limits = {f"reload.{name}": getattr(settings.reload, name) for name in ("grace", "drain_wait")}
-    limits |= {name: getattr(settings, name) for name in ("max_worker_rss", "max_worker_requests")}
-    for name, limit in limits.items():
-        if limit < 0:
-            raise SettingsError(f"{name}: must be at least 0")
-    if settings.reload.check_timeout <= 0:
-        raise SettingsError("reload.check_timeout: must be greater than 0 seconds")
-    if settings.max_generations < 1:
-        raise SettingsError("max_generations: must be at least 1")
-
-
-def _check_addresses(settings: Settings) -> None:
-    header = settings.real_ip_header
-    if header == "proxy_protocol":
-        raise SettingsError("real_ip_header: proxy_protocol is not available; name a header field, or leave it empty")
-    if header and _FIELD_NAME.fullmatch(header) is None:
-        raise SettingsError(f"real_ip_header: {header!r} is no name of a header field")
-    for name in ("real_ip_from", "trusted_addresses"):
-        for at, text in enumerate(getattr(settings, name)):
-            try:
-                if text != "unix:" or name != "real_ip_from":
-                    ip_network(text, strict=False)
-            except ValueError as error:
-                raise SettingsError(f"{name}[{at}]: {text!r} is no address or network") from error

@@ -27,7 +27,8 @@ from conf.demo.embedded_etcd import (
 )
 from conf.demo.etcdctl import DEFAULT_URL, url_file
 from config_sync.errors import SettingsError
-from config_sync.settings import Settings, load_settings
+from config_sync.settings import Settings
+from config_sync.settings_file import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = Path("conf/config.yaml")

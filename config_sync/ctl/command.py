@@ -18,7 +18,8 @@ import msgspec
 from config_sync.ctl.explain import explain, question_of
 from config_sync.ctl.processes import processes
 from config_sync.errors import ConfigError, SettingsError
-from config_sync.settings import Settings, load_settings
+from config_sync.settings import Settings
+from config_sync.settings_file import load_settings
 
 if TYPE_CHECKING:
     from config_sync.ctl.validation import Validator
