@@ -144,7 +144,8 @@ class Master:
             sock.close()
         for _, sock in (listener for listeners in given for listener in listeners):
             sock.listen(settings.backlog)
-        self.workers.begin_with(given, count)
+        self.workers.groups.is_kept = self._reporter.is_activated
+        self.workers.begin_with(given, settings, count)
         self.workers.open(settings, count)
 
     def _step(self) -> None:
@@ -173,6 +174,8 @@ class Master:
         if self.phase is Phase.RUNNING and self.wishes:
             return 0.0
         due = [slot.respawn_at for slot in self.workers.slots if slot.respawn_at is not None]
+        if self.workers.groups.due is not None and self.phase is not Phase.STOPPING:
+            due.append(self.workers.groups.due)
         if self._rolling is not None and self._rolling.due is not None:
             due.append(self._rolling.due)
         now = time.monotonic()
@@ -349,6 +352,7 @@ class Master:
                 for child in workers.everyone():
                     workers.signal(child, signal.SIGKILL)
             return
+        workers.tick(now)
         workers.kill_the_overdue(now, settings.worker_heartbeat_timeout, settings.worker_startup_timeout)
         for slot in workers.slots:
             if slot.respawn_at is not None and now >= slot.respawn_at:

@@ -2,9 +2,10 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 

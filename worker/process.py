@@ -14,6 +14,7 @@ import pwd
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import uvloop
@@ -280,9 +281,9 @@ class Worker:
         """Accept from the sockets of another slot, too."""
         self._acceptor.adopt(slot, sockets)
 
-    def release(self, slot: int) -> None:
-        """Accept what waits on the sockets of a slot, and give them up."""
-        self._acceptor.release(slot)
+    def release(self, slot: int, addresses: Sequence[str]) -> None:
+        """Accept what waits on the sockets of a slot, or those of these addresses, and give them up."""
+        self._acceptor.release(slot, addresses)
 
     def drain(self, reason: Reason, seconds: float) -> None:
         """Accept nobody any more, finish what is under way, and stop the loop."""

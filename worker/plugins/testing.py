@@ -19,7 +19,7 @@ from typing import Any
 from config_sync import schema
 from config_sync.cache import ConfigStore, Deletion, Entry
 from config_sync.encryption import Keyring
-from config_sync.settings import read_settings
+from config_sync.settings_file import read_settings
 from worker.context import WorkerContext
 from worker.http.framing import ChunkedDecoder
 from worker.http.http1_server import Http1Server

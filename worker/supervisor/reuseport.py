@@ -11,135 +11,115 @@ without: a socket that is added does not listen before its worker calls listen()
 
 import contextlib
 import logging
+import os
 import select
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from config_sync.errors import SettingsError
 from config_sync.settings import Address
 from worker.supervisor import steering
 
 log = logging.getLogger("propylon.master")
 
 
-def bind_listener(address: Address) -> socket.socket:
-    """Make a socket that shares its address with those of the other slots, and does not listen yet.
+@dataclass(frozen=True)
+class _Member:
+    """A socket in the kernel's group; slots that share it have copies. A slot may have inherited several."""
 
-    Raises:
-        SettingsError: the address cannot be had.
-    """
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if address.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address.host, address.port))
-    except OSError as error:
-        sock.close()
-        raise SettingsError(f"listen: cannot bind {address}: {error.strerror}") from error
-    return sock
+    inode: int
+    sockets: dict[int, socket.socket]  # by slot
+    is_kept: bool  # by systemd, of a .socket unit: not ours to seal or to end
 
 
 class ReuseportGroup:
-    """The listening sockets of one address."""
+    """The mirror of the kernel's group of one address, with the sockets of slots."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.can_steer = True
-        self._sockets: dict[int, socket.socket] = {}  # by slot
-        self._order: list[int] = []  # slots, as their sockets stand in the kernel's group
+        self._members: list[_Member] = []  # in the kernel's order
         self._open: set[int] = set()  # slots that get new connections
 
     @property
     def slots(self) -> list[int]:
         """The slots that have a socket here."""
-        return sorted(self._sockets)
+        return sorted({slot for member in self._members for slot in member.sockets})
 
     @property
     def order(self) -> list[int] | None:
-        """The slots in the order of the kernel's group, for who inherits the sockets; None: it is not known."""
-        return list(self._order) if self.can_steer else None
+        """A slot of each socket, in the order of the kernel's group; None: it is not known."""
+        return [min(member.sockets) for member in self._members] if self.can_steer else None
 
-    def of_slot(self, slot: int) -> socket.socket | None:
-        """Return the socket of a slot."""
-        return self._sockets.get(slot)
+    def of_slot(self, slot: int) -> list[socket.socket]:
+        """Return the sockets of a slot: one, unless more were inherited."""
+        return [member.sockets[slot] for member in self._members if slot in member.sockets]
 
     def sockets(self) -> list[socket.socket]:
         """Return all sockets."""
-        return list(self._sockets.values())
+        return [sock for member in self._members for sock in member.sockets.values()]
 
-    def inherit(self, sockets: Mapping[int, socket.socket], order: Sequence[int] | None) -> None:
-        """Take sockets that listen already, and are open; ``order`` as of ``order``."""
-        self._sockets |= sockets
-        self._order += order if order is not None else sockets
-        self._open |= set(sockets)
-        self.can_steer = self.can_steer and order is not None
+    def add(self, slot: int, sock: socket.socket, backlog: int, is_open: bool, is_kept: bool = False) -> None:
+        """Put the socket of a slot in, and let it listen. One that listens already has come from another process.
 
-    def add(self, slots: Iterable[int], backlog: int, is_open: bool) -> list[int]:
-        """Open sockets for those slots that have none; all or none. Returns these slots.
-
-        One that is not open gets no connections before ``open``, unless there is no other; those wait.
+        Args:
+            slot: whose it is.
+            sock: bound to the address.
+            backlog: how many connections may wait.
+            is_open: otherwise it gets no connections before ``open``, unless there is no other; those wait.
+            is_kept: systemd keeps it, too.
 
         Raises:
-            SettingsError: the address cannot be had.
+            OSError: it cannot listen.
         """
-        fresh: dict[int, socket.socket] = {}
-        try:
-            for slot in slots:
-                if slot not in self._sockets:
-                    fresh[slot] = bind_listener(self.address)
-            for slot, sock in fresh.items():
-                self._listen(slot, sock, backlog, is_open)
-        except (SettingsError, OSError) as error:
-            for slot, sock in fresh.items():
-                if slot in self._sockets:
-                    self.close(slot)
-                sock.close()
-            if isinstance(error, SettingsError):
-                raise
-            raise SettingsError(f"listen: cannot listen on {self.address}: {error.strerror}") from error
-        return list(fresh)
-
-    def _listen(self, slot: int, sock: socket.socket, backlog: int, is_open: bool) -> None:
-        if is_open:
+        inode = os.fstat(sock.fileno()).st_ino
+        shared = next((member for member in self._members if member.inode == inode), None)
+        is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        if shared is not None:
+            shared.sockets[slot] = sock
             self._open.add(slot)
-        elif self._order:
+            return
+        if is_listening:
+            # The order of what others have opened is not known, unless there is only one.
+            self.can_steer = self.can_steer and not self._members
+        elif not is_open and self._members:
             self._steer(self._indexes())  # before it is there
         if is_open or self.can_steer:
             sock.listen(backlog)
-        self._sockets[slot] = sock
-        self._order.append(slot)
+        if is_open or is_listening:
+            self._open.add(slot)
+        self._members.append(_Member(inode, {slot: sock}, is_kept))
 
     def open(self, slot: int) -> None:
         """Let the socket of a slot get new connections."""
-        if slot in self._sockets and slot not in self._open:
+        if slot not in self._open and self.of_slot(slot):
             self._open.add(slot)
             self._apply()
 
     def steer_away(self, slot: int) -> bool:
         """Let the socket of a slot get no new connections; False when others cannot get them instead."""
-        if slot not in self._sockets:
-            return True
         if slot not in self._open:
             return True
         others = self._open - {slot}
+        if all(others & member.sockets.keys() for member in self._members if slot in member.sockets):
+            self._open = others  # all its sockets are shared
+            return True
         if not self.can_steer or not others:
             return False
-        self._steer([at for at, each in enumerate(self._order) if each in others])
+        self._steer([at for at, each in enumerate(self._members) if others & each.sockets.keys()])
         if self.can_steer:
             self._open = others
         return self.can_steer
 
     def seal(self) -> bool:
         """Refuse new connections on all sockets, for good; False when that cannot be had."""
-        *others, last = self._sockets.values()
-        if self.can_steer:
+        if self._members:
             # Meanwhile they go to one that is not sealed yet.
-            self._steer([self._order.index(list(self._sockets)[-1])])
+            self._steer([len(self._members) - 1])
         try:
-            for sock in (*others, last):
-                steering.seal(sock)
+            for member in self._members:
+                if not member.is_kept:
+                    steering.seal(next(iter(member.sockets.values())))
         except OSError as error:
             log.warning(
                 "%s cannot be sealed: %s; who connects when it is closed may be reset", self.address, error.strerror
@@ -148,50 +128,54 @@ class ReuseportGroup:
         return True
 
     def is_waited_on(self, slots: Iterable[int]) -> bool:
-        """Tell whether connections wait in the queues of these slots."""
-        return any(is_waited_on(self._sockets[slot]) for slot in slots if slot in self._sockets)
+        """Tell whether connections wait in queues that only these slots have."""
+        given = set(slots)
+        return any(
+            is_waited_on(next(iter(member.sockets.values())))
+            for member in self._members
+            if member.sockets.keys() <= given
+        )
 
     def close(self, slot: int) -> None:
-        """Close the socket of a slot, for all who have it; what waits in its queue is reset."""
-        sock = self._sockets.pop(slot, None)
-        if sock is None:
-            return
+        """Close the sockets of a slot, for all processes unless other slots share it; what waits in it is reset."""
         self._open.discard(slot)
-        index, last = self._order.index(slot), len(self._order) - 1
-        if self.can_steer and last:
+        for member in [member for member in self._members if slot in member.sockets]:
+            if len(member.sockets) > 1:
+                member.sockets.pop(slot).close()
+            else:
+                self._close(member, member.sockets[slot])
+
+    def _close(self, member: _Member, sock: socket.socket) -> None:
+        index, last = self._members.index(member), len(self._members) - 1
+        if last:
             # The last one's index changes, so for a moment others are chosen.
             still = [at for at in self._indexes() if at not in (index, last)]
             self._steer(still or self._indexes())
-        with contextlib.suppress(OSError):  # it does not listen
-            sock.shutdown(socket.SHUT_RD)
+        if member.is_kept:
+            self.can_steer = False  # it stays in the kernel's group
+        else:
+            with contextlib.suppress(OSError):  # it does not listen
+                sock.shutdown(socket.SHUT_RD)
         sock.close()
-        self._order[index] = self._order[last]
-        self._order.pop()
+        self._members[index] = self._members[last]
+        self._members.pop()
         self._apply()
-
-    def close_all(self) -> None:
-        """Close our copies of all sockets."""
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
-        self._order.clear()
-        self._open.clear()
 
     def _indexes(self) -> list[int]:
         """Return where the open sockets stand; when there is none, where the first one does, who waits for it."""
-        return [at for at, slot in enumerate(self._order) if slot in self._open] or [0]
+        return [at for at, member in enumerate(self._members) if self._open & member.sockets.keys()] or [0]
 
     def _apply(self) -> None:
-        if self._order:
+        if self._members:
             indexes = self._indexes()
-            self._steer(indexes if len(indexes) < len(self._order) else None)
+            self._steer(indexes if len(indexes) < len(self._members) else None)
 
     def _steer(self, indexes: Sequence[int] | None) -> None:
         if not self.can_steer:
             return
         program = steering.choose_among(indexes) if indexes is not None else None
         try:
-            steering.steer(next(iter(self._sockets.values())), program)
+            steering.steer(self.sockets()[0], program)
         except OSError as error:
             self.can_steer = False
             log.warning(

@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
@@ -17,7 +17,8 @@ from worker.supervisor.adoption import Give, adoptions
 from worker.supervisor.child import Child, Slot
 from worker.supervisor.fdstore import Place
 from worker.supervisor.limits import SPREAD, Hang, hang_of
-from worker.supervisor.listeners import Listeners, all_addresses, close_listeners, open_missing
+from worker.supervisor.listener_groups import LetAddressGo, LetSlotGo, ListenerGroups, SlotClosed
+from worker.supervisor.listeners import Listeners, bind_missing, close_listeners, open_control
 from worker.supervisor.messages import (
     Adopt,
     Deadline,
@@ -29,6 +30,7 @@ from worker.supervisor.messages import (
     Release,
     Resume,
     ToWorker,
+    listening_name,
     receive_from_worker,
     send,
 )
@@ -47,7 +49,8 @@ class Workers:
         self.settings = settings  # those in force
         self.scoreboard = Scoreboard()
         self.slots: list[Slot] = []
-        self.given_up: list[Slot] = []  # their sockets are adopted, since connections may wait in their queues
+        self.given_up: list[Slot] = []  # until they have neither sockets nor workers
+        self.groups = ListenerGroups()
         self.own_sockets: Callable[[], list[socket.socket]] = list  # of the master, which no child must keep
         self.revision_before: Callable[[int], int] = lambda _: 0  # that a master before us had of a store
         self._worker_main = worker_main
@@ -69,32 +72,62 @@ class Workers:
     def open(self, settings: Settings, count: int) -> None:
         """Open what is missing so that ``count`` slots listen on all addresses of the settings; all or nothing.
 
-        Slots that are added take the places of those given up.
+        Slots that are added take the places of those given up. What is added later than the first slots gets
+        connections when there are workers for it.
 
         Raises:
             SettingsError: an address cannot be had.
         """
-        addresses = all_addresses(settings, [slot.listeners for slot in self.slots])
         spare = {slot.number: slot for slot in self.given_up}
         added = [spare.get(number) or Slot(number, []) for number in range(len(self.slots), count)]
-        siblings = [slot.listeners for slot in self.slots]
+        slots = [*self.slots[:count], *added]
         opened: list[tuple[Slot, Listeners]] = []
         try:
-            for slot in (*self.slots[:count], *added):
-                opened.append((slot, open_missing(slot.listeners, addresses, settings.backlog, siblings)))  # noqa: PERF401
+            for slot in slots:
+                siblings = [each.listeners for each in (*self.slots, *added)]
+                opened.append((slot, bind_missing(slot.listeners, settings.addresses(), siblings)))
+            for slot, listeners in opened:
+                self._listen(slot, listeners, settings.backlog)
+            controls = self._open_control(settings, slots)
         except SettingsError:
-            for _, listeners in opened:
+            for slot, listeners in opened:
+                for address, _ in listeners:
+                    self.groups.remove(slot.number, address)
                 close_listeners(listeners)
             raise
-        for slot, listeners in opened:
+        for slot, listeners in (*opened, *controls):
             slot.listeners += listeners
         self.slots += added
-        self.given_up = [slot for slot in self.given_up if slot not in added]
+        for slot in added:
+            self._revive(slot)
 
-    def begin_with(self, listeners: Sequence[Listeners], count: int) -> None:
+    def _listen(self, slot: Slot, listeners: Listeners, backlog: int) -> None:
+        try:
+            self.groups.add(slot.number, listeners, backlog, is_open=not self.slots)
+        except OSError as error:
+            names = ", ".join(str(address) for address, _ in listeners)
+            raise SettingsError(f"listen: cannot listen on {names}: {error.strerror}") from error
+
+    def _open_control(self, settings: Settings, slots: list[Slot]) -> list[tuple[Slot, Listeners]]:
+        """Give each of these slots a copy of the control socket, if it has none."""
+        control = settings.control_address()
+        if control is None:
+            return []
+        lacking = [slot for slot in slots if all(address != control for address, _ in slot.listeners)]
+        given: list[tuple[Slot, Listeners]] = []
+        for slot in lacking:
+            present = [each.listeners for each in self.slots] + [listeners for _, listeners in given]
+            given.append((slot, [(control, open_control(control, present, settings.backlog))]))
+        return given
+
+    def begin_with(self, listeners: Sequence[Listeners], settings: Settings, count: int) -> None:
         """Take the sockets that the master was born with, by slots; those beyond ``count`` are adopted."""
         slots = [Slot(number, each) for number, each in enumerate(listeners)]
         self.slots, self.given_up = slots[:count], slots[count:]
+        control = settings.control_address()
+        for slot in slots:
+            shared = [listener for listener in slot.listeners if listener[0] != control]
+            self.groups.add(slot.number, shared, settings.backlog, is_open=True)
 
     def places(self) -> list[Place]:
         """Return the sockets that are to survive the master."""
@@ -103,41 +136,83 @@ class Workers:
         ]
 
     def close_unused(self) -> None:
-        """Close the sockets of addresses that the settings in force do not have."""
+        """Give up the addresses that the settings in force do not have."""
+        now = time.monotonic()
         wanted = {*self.settings.addresses(), self.settings.control_address()}
         for slot in (*self.slots, *self.given_up):
-            unused = [listener for listener in slot.listeners if listener[0] not in wanted]
-            if unused:
-                close_listeners(unused)
-                slot.listeners = [listener for listener in slot.listeners if listener not in unused]
-                self._end_adoption(slot)
+            for address, sock in [listener for listener in slot.listeners if listener[0] not in wanted]:
+                slot.listeners.remove((address, sock))
+                if address in self.groups:
+                    self.groups.retire_address(address, now)
+                elif sock not in self.groups.sockets():
+                    sock.close()
         self.settle_adoptions()
 
-    def _end_adoption(self, slot: Slot) -> None:
+    def give_up(self, slot: Slot, seconds: float) -> None:
+        """Let the workers of a slot leave; one that accepts goes on until nobody waits for it."""
+        self.slots.remove(slot)
+        self.given_up.append(slot)
+        slot.respawn_at = None
+        is_steered = self.groups.retire_slot(slot.number, time.monotonic())
+        workers = [child for child in (slot.worker, slot.successor) if child is not None]
+        slot.worker = next((child for child in workers if is_steered and child.serves), None)
+        slot.successor = None
+        self._retire_workers(slot, [child for child in workers if child is not slot.worker], seconds)
+
+    def _retire_workers(self, slot: Slot, leaving: Iterable[Child], seconds: float) -> None:
+        for child in leaving:
+            slot.retired.append(child)
+            self.drain(child, "reload", seconds)
+        self.settle_adoptions()
+        self.release_retired(slot)
+
+    def _revive(self, slot: Slot) -> None:
+        """Have a slot again that was given up; until it has a new worker another one accepts what waits."""
+        if slot in self.given_up:
+            self.given_up.remove(slot)
+        self.groups.revive_slot(slot.number)
+        former, slot.worker = slot.worker, None
+        if former is not None:
+            self._retire_workers(slot, [former], self.settings.worker_shutdown_timeout)
+
+    def tick(self, now: float) -> None:
+        """Go on with what is given up."""
+        by_number = {slot.number: slot for slot in self.given_up}
+        for event in self.groups.tick(now):
+            if isinstance(event, LetAddressGo):
+                self._let_address_go(event.name)
+            elif isinstance(event, LetSlotGo):
+                self._let_slot_go(by_number[event.slot])
+            elif isinstance(event, SlotClosed):
+                slot = by_number[event.slot]
+                close_listeners(slot.listeners)  # the groups have closed theirs; a copy of the control socket is left
+                slot.listeners.clear()
+                self._forget_if_empty(slot)
+
+    def _let_address_go(self, name: str) -> None:
+        for child in self.everyone():
+            for number in (child.entry.slot, *child.adopted):
+                self.tell(child, Release(number, (name,)))
+
+    def _let_slot_go(self, slot: Slot) -> None:
+        former, slot.worker = slot.worker, None
+        if former is not None:
+            self._retire_workers(slot, [former], self.settings.worker_shutdown_timeout)
         for child in self.everyone():
             if slot.number in child.adopted:
                 child.adopted.discard(slot.number)
                 self.tell(child, Release(slot.number))
 
-    def give_up(self, slot: Slot, seconds: float) -> None:
-        """Let the workers of a slot leave; another accepts for it from now on."""
-        self.slots.remove(slot)
-        self.given_up.append(slot)
-        slot.respawn_at = None
-        leaving = [child for child in (slot.worker, slot.successor) if child is not None]
-        slot.worker = slot.successor = None
-        slot.retired += leaving
-        for child in leaving:
-            self.drain(child, "reload", seconds)
-        self.settle_adoptions()
-        self.release_retired(slot)
+    def _forget_if_empty(self, slot: Slot) -> None:
+        if slot in self.given_up and not slot.listeners and not slot.children():
+            self.given_up.remove(slot)
 
     def sockets_but(self, mine: Listeners) -> list[socket.socket]:
         """Return every socket of the master but these: what a child closes."""
-        foreign = [
-            listener[1] for slot in (*self.slots, *self.given_up) for listener in slot.listeners if listener not in mine
-        ]
-        return [*self.own_sockets(), *(child.control for child in self.everyone()), *foreign]
+        kept = {id(sock) for _, sock in mine}
+        own = [sock for slot in (*self.slots, *self.given_up) for _, sock in slot.listeners]
+        foreign = {id(sock): sock for sock in (*own, *self.groups.sockets()) if id(sock) not in kept}
+        return [*self.own_sockets(), *(child.control for child in self.everyone()), *foreign.values()]
 
     # births and deaths
 
@@ -150,10 +225,9 @@ class Workers:
         entry = self.scoreboard.allocate(slot.number, generation, settings.store_identity())
         alike = [child.entry for child in self.everyone() if child.entry.store == entry.store]
         minimum = max((other.revision for other in alike), default=self.revision_before(entry.store))
-        wanted, control = settings.addresses(), settings.control_address()
-        own = [listener for listener in slot.listeners if listener[0] in wanted]
-        # When a worker hangs, the others answer on the control address in its place.
-        mine = own + [listener for each in self.slots for listener in each.listeners if listener[0] == control]
+        control = settings.control_address()
+        # Addresses that are going to be given up, too, until they are: somebody has to accept what waits there.
+        mine = [listener for listener in slot.listeners if listener[0] in self.groups or listener[0] == control]
         try:
             child = fork_worker(entry, settings, mine, minimum, lambda: self.sockets_but(mine), self._worker_main)
         except OSError:
@@ -197,6 +271,7 @@ class Workers:
             slot.successor = None
         else:
             slot.retired.remove(child)
+        self._forget_if_empty(slot)
 
     def schedule_respawn(self, slot: Slot, child: Child, cause: str, now: float) -> None:
         """Note when a slot whose worker has died is filled again."""
@@ -218,6 +293,7 @@ class Workers:
             child.reason = packet.message.reason
         elif isinstance(packet.message, Ready):
             child.ready = True
+            self.groups.open(child.entry.slot)
             return True
         return False
 
@@ -262,14 +338,14 @@ class Workers:
 
     def settle_adoptions(self) -> None:
         """See that somebody accepts for every slot."""
-        for move in adoptions(self.slots, self.given_up):
+        needed = [slot for slot in self.given_up if self.groups.is_needed(slot.number)]
+        for move in adoptions(self.slots, needed):
             number = move.slot.number
             if isinstance(move, Give):
                 log.info("worker %d accepts for slot %d, too", move.child.pid, number)
-                wanted = self.settings.addresses()
-                given = [listener for listener in move.slot.listeners if listener[0] in wanted]
-                adopt = Adopt(number, tuple(str(address) for address, _ in given))
-                if send(move.child.control, adopt, [sock for _, sock in given]):
+                sockets = self.groups.of_slot(number)
+                adopt = Adopt(number, tuple(listening_name(sock) for sock in sockets))
+                if send(move.child.control, adopt, sockets):
                     move.child.adopted.add(number)
             else:
                 move.child.adopted.discard(number)

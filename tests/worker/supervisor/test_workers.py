@@ -12,6 +12,7 @@ from worker.supervisor.child import Slot
 from worker.supervisor.listeners import close_listeners
 from worker.supervisor.orders import Finish
 from worker.supervisor.precheck import check
+from worker.supervisor.retirement import RELEASING, SETTLING
 from worker.supervisor.rolling import Kind, Rolling, resize_plan
 from worker.supervisor.spawn import serve
 from worker.supervisor.workers import Workers
@@ -37,6 +38,9 @@ def test_a_fork_that_fails_is_tried_again_and_leaves_nothing_behind(
     rolling.begin()
     assert rolling.result == Finish(False, "a worker cannot be forked: Resource temporarily unavailable")
     assert len(workers.slots) == 1
-    close_listeners(listener for slot in workers.given_up for listener in slot.listeners)
+    settled = time.monotonic() + SETTLING
+    workers.tick(settled)
+    workers.tick(settled + RELEASING)
+    assert workers.given_up == []
     close_listeners(workers.slots[0].listeners)
     assert len(os.listdir("/proc/self/fd")) == before
