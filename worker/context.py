@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from worker.http.http1_server import Http1Server
     from worker.http.lingering import Lingering
     from worker.http.tunnel import Tunnel
+    from worker.http.upstream_connection import UpstreamConnection
     from worker.upstream.health.registry import CheckRegistry
 
 Reason = Literal["reload", "stop"]
@@ -112,7 +113,7 @@ class WorkerContext:
         self._finish_until = 0.0
         self.reason: Reason = "stop"  # of the drain
         self.downstream_connections: set[Http1Server] = set()
-        self.upstream_connections: set[Http1Client] = set()
+        self.upstream_connections: set[UpstreamConnection] = set()
         self.lingering: set[Lingering] = set()
         self.router = build_router(settings.router.http)
         self.path_rules = path_rules(settings.router)
@@ -178,6 +179,7 @@ class WorkerContext:
     def undo_drain(self) -> None:
         """Go on as before with the client connections that are left."""
         self.draining = False
+        self._finish_until = 0.0
         for connection in list(self.downstream_connections):
             connection.drain_changed()
 

@@ -12,22 +12,19 @@ The last head is remembered with what was made of it: peers repeat themselves (t
 answer), and an equal head needs neither parser nor look-up.
 """
 
-import asyncio
-from enum import IntEnum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from worker.errors import InvalidResponse, PeerClosed, ProxyError, ReadTimeout, SendTimeout
+from worker.errors import InvalidResponse, PeerClosed, ProxyError
 from worker.exchange import Exchange
 from worker.http.filtered import FilteredAnswer
 from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
-from worker.http.kernel import in_send_queue, read_rest
+from worker.http.kernel import read_rest
 from worker.http.responses import attempts_line, read_response, response_head, switching_head
 from worker.http.tunnel import Tunnel
-from worker.janitor import TICK
+from worker.http.upstream_connection import ACTIVE, CLOSED, IDLE, UpstreamConnection
 from worker.messages import CHUNKED, NO_BODY, OF_LENGTH, UNTIL_CLOSE, Request, Response
-from worker.upstream.peer import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
@@ -40,19 +37,6 @@ MAX_RESPONSE_HEAD_BYTES = 65_536
 MAX_REST_BYTES = 1 << 20  # of an answer whose connection is lost
 
 
-class State(IntEnum):
-    """Where a connection stands."""
-
-    NEW = 0
-    ACTIVE = 1
-    IDLE = 2
-    CLOSED = 3
-
-
-# Python 3.11 takes 0.1 us to find a member in its Enum.
-NEW, ACTIVE, IDLE, CLOSED = State
-
-
 class _NoCallbacks:
     """A protocol for httptools without callbacks; naming them spares the parser ten failed look-ups."""
 
@@ -63,50 +47,33 @@ class _NoCallbacks:
 NO_CALLBACKS = _NoCallbacks()
 
 
-class Http1Client(asyncio.Protocol):
-    """An upstream connection."""
+class Http1Client(UpstreamConnection):
+    """An upstream connection that speaks HTTP/1."""
 
     __slots__ = (
         "_asks_upgrade",
         "_buffer",
-        "_context",
         "_decoder",
-        "_exchange",
         "_filtered",
         "_head",
         "_interim_bytes",
-        "_is_sending",
         "_remaining",
         "_remembered",
         "_response",
-        "_state",
-        "_unsent",
         "answered",
         "idle_since",
-        "last_active",
         "origin",
         "pool",
-        "read_paused",
         "requests",
-        "timeout",
-        "transport",
-        "write_paused",
     )
 
     def __init__(self, context: "WorkerContext", pool: "Pool[Http1Client]") -> None:
-        self._context = context
+        super().__init__(context)
         self.pool = pool
         self.origin: Origin | None = None  # with an endpoint: how the connection came about
         self.requests = 0
         self.idle_since = 0.0
-        self.last_active = 0.0  # coarse: the time of the last sweep when bytes moved
         self.answered = False  # a byte of the answer has come
-        self.timeout = DEFAULT_TIMEOUT  # of the exchange under way
-        self.read_paused = False
-        self.write_paused = False
-        self._state = NEW
-        self.transport: asyncio.Transport
-        self._exchange: Exchange | None = None
         self._buffer = b""
         self._response: Response | None = None  # of the exchange under way
         self._filtered: FilteredAnswer | None = None  # the answer under way, when plugins look at it
@@ -114,48 +81,19 @@ class Http1Client(asyncio.Protocol):
         self._decoder: ChunkedDecoder | None = None
         self._asks_upgrade = False
         self._interim_bytes = 0  # of interim responses before the answer
-        self._is_sending = False  # bytes of a body may wait for the peer to take them …
-        self._unsent = 0  # … so many at the last look
         self._head = b""  # the last head that was read …
         self._remembered: tuple[Response, bytes]  # … and what was made of it
 
     # the life of the connection
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the transport."""
-        self.transport = cast("asyncio.Transport", transport)
-        self._context.upstream_connections.add(self)
-        self.last_active = self._context.now
-
-    def is_closed(self) -> bool:
-        """Tell whether it can carry nothing more."""
-        return self._state is CLOSED
-
-    def is_active(self) -> bool:
-        """Tell whether an exchange is under way."""
-        return self._state is ACTIVE
 
     @property
     def response(self) -> Response | None:
         """The answer to the last request, once its head has come."""
         return self._response
 
-    @property
-    def exchange(self) -> Exchange | None:
-        """The exchange under way."""
-        return self._exchange
-
-    def close(self) -> None:
-        """Close at once; the exchange is not told."""
-        if self._state is not CLOSED:
-            self._state = CLOSED
-            self._exchange = None
-            self._context.upstream_connections.discard(self)
-            self.transport.abort()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange, if one is under way, as far as it got."""
-        if exc is not None and self._state is ACTIVE and not self.read_paused:
+        if exc is not None and self._state is ACTIVE:
             self._read_rest()
         if self._state is CLOSED:
             return
@@ -205,63 +143,6 @@ class Http1Client(asyncio.Protocol):
         """Send the head of a request that asks for another protocol; the connection carries no further one."""
         self._asks_upgrade = True
         self.send_request(exchange, head)
-
-    def send_body(self, data: bytes) -> None:
-        """Send bytes of the request's body, already coded."""
-        if self._state is ACTIVE and data:
-            self.last_active = self._context.now
-            self._is_sending = True
-            self.transport.write(data)
-
-    def pause_writing(self) -> None:
-        """Let the client wait: the peer takes bytes more slowly than it sends them."""
-        self.write_paused = True
-        if self._exchange is not None and self._exchange.body is not None:
-            self._exchange.body.control_flow()
-
-    def resume_writing(self) -> None:
-        """Read from the client again."""
-        self.write_paused = False
-        self.last_active = self._context.now
-        if self._exchange is not None and self._exchange.body is not None:
-            self._exchange.body.control_flow()
-
-    def pause_reading(self) -> None:
-        """Let the peer wait: the client takes bytes more slowly than it sends them."""
-        if not self.read_paused and self._state is ACTIVE:
-            self.read_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Read from the peer again."""
-        if self.read_paused and self._state is not CLOSED:
-            self.read_paused = False
-            self.last_active = self._context.now
-            self.transport.resume_reading()
-
-    # waiting too long
-
-    def check_deadlines(self, now: float) -> None:
-        """Fail the exchange when the peer has taken longer than ``timeout`` allows; called by the janitor."""
-        if self._is_sending:
-            unsent = self.transport.get_write_buffer_size()
-            if unsent:
-                # The kernel asks for more only when a third of its buffer is free: too late to see a slow peer read.
-                unsent += in_send_queue(self.transport)
-            if unsent != self._unsent:
-                self._unsent = unsent
-                self.last_active = now
-            self._is_sending = unsent > 0
-        exchange, timeout = self._exchange, self.timeout
-        # What was noted as the last activity may be up to a round older than it was.
-        waited = now - self.last_active - TICK
-        if exchange is None or self.read_paused or waited <= min(timeout.send, timeout.read):
-            return  # when reading is paused, the client is slow, and its own time-out counts
-        if self._is_sending:
-            if waited > timeout.send:
-                exchange.fail(SendTimeout(f"{exchange.peer!r} takes no bytes"))
-        elif waited > timeout.read and (exchange.status or exchange.body is None or exchange.body.complete):
-            exchange.fail(ReadTimeout(f"{exchange.peer!r} does not answer in time"))
 
     # receiving
 
