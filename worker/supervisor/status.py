@@ -72,9 +72,11 @@ class Notifier:
         return max(0.0, self._pat_at - now)
 
     def say_again(self) -> None:
-        """Tell the whole of it with the next look: another process has spoken meanwhile."""
+        """Tell the whole of it with the next look: what was said last was another's, or was not sent."""
         self._phase = None
         self._status = ""
+        if self._pat_at < math.inf:
+            self._pat_at = -math.inf
 
     def _states(self, now: float, view: View) -> list[str]:
         before = self._phase

@@ -90,6 +90,18 @@ def test_the_watchdog_is_patted_while_more_than_half_of_the_workers_beat() -> No
     assert patted(64.0, replace(SERVING, beating=0, phase=Phase.STOPPING))
 
 
+def test_whoever_speaks_after_another_says_all_of_it_at_once() -> None:
+    notifier = Notifier(10.0)
+    notifier.lines(0.0, SERVING)
+    assert notifier.lines(1.0, SERVING) == []
+    notifier.say_again()
+    assert notifier.due(1.0) == 0.0
+    assert notifier.lines(1.0, SERVING) == [f"READY=1\nMAINPID=7\n{STATUS}", "WATCHDOG=1"]
+    unwatched = Notifier(None)
+    unwatched.say_again()
+    assert not any("WATCHDOG" in line for line in unwatched.lines(0.0, SERVING))
+
+
 def test_nobody_is_patted_without_a_watchdog() -> None:
     assert Notifier(None).due(0.0) == math.inf
     assert not any("WATCHDOG" in line for line in Notifier(None).lines(0.0, SERVING))
