@@ -14,6 +14,7 @@ import time
 from enum import IntEnum
 
 from worker.published import RECORD_BYTES, Published
+from worker.shared_state.memory import SharedState
 from worker.upstream.health.table import HealthTable
 from worker.upstream.shared_loads import SharedLoads
 
@@ -120,7 +121,7 @@ class Entry:
 
 
 class Scoreboard:
-    """The entries of all workers, and the health of what they send requests to."""
+    """The entries of all workers, and what else they share: health and loads of upstreams, counters, notes."""
 
     def __init__(self, entries: int = MAX_ENTRIES) -> None:
         self.health = HealthTable(entries)
@@ -130,6 +131,7 @@ class Scoreboard:
         self.words: memoryview[int] = self._memory[: self._records_at].cast("q")
         self._master = self.record(entries, _MASTER_SEQUENCE)
         self.loads = SharedLoads()
+        self.state = SharedState()
         self._free = list(reversed(range(entries)))
 
     # the master's part
@@ -150,12 +152,14 @@ class Scoreboard:
         entry.state = WorkerState.STARTING
         self.words[_USED] = max(self.words[_USED], entry.number + 1)
         self.loads.open(entry.number)
+        self.state.open(entry.number)
         return entry
 
     def release(self, entry: Entry) -> None:
         """Take back the entry of a worker that is dead."""
         entry.state = WorkerState.EXITED
         self.loads.clear(entry.number)
+        self.state.clear(entry.number)
         self._free.append(entry.number)
 
     def set_slots(self, count: int) -> None:

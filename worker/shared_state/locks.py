@@ -1,0 +1,42 @@
+"""Locks that nobody waits for: of one byte of a file each, held for some microseconds.
+
+The kernel gives up the lock of a process that dies (fcntl(2)). One that is stopped, or not scheduled, while it holds a
+lock would hold up event loops, which must not wait: they wait for ``PATIENCE`` and then go on without it.
+"""
+
+import fcntl
+import os
+import time
+import weakref
+
+PATIENCE = 0.000_5  # seconds
+
+
+class Locks:
+    """The locks of a file; for one thread of each process."""
+
+    def __init__(self, fd: int) -> None:
+        """Lock bytes of the file behind a descriptor, which is ours from now on."""
+        self._fd = fd
+        weakref.finalize(self, os.close, fd)
+        self.given_up = 0  # how often we went on without a lock
+
+    def acquire(self, number: int) -> bool:
+        """Take a lock; False when we are to go on without it."""
+        until = 0.0
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            except OSError:
+                now = time.monotonic()
+                until = until or now + PATIENCE
+                if now >= until:
+                    self.given_up += 1
+                    return False
+                os.sched_yield()
+            else:
+                return True
+
+    def release(self, number: int) -> None:
+        """Give a lock back."""
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, number)
