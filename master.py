@@ -30,8 +30,10 @@ from worker.observability.systemd import take_variables
 from worker.supervisor.child import Child, Slot
 from worker.supervisor.command import own_version, parse_arguments, send_signal
 from worker.supervisor.files import (
+    claim_standard_streams,
     give_error_log,
     open_error_log,
+    prepare_access_log,
     prepare_runtime_dir,
     remove_health_locks,
     remove_stale_locks,
@@ -109,6 +111,7 @@ class Master:
         settings, workers = self.settings, self.workers
         prepare_runtime_dir(settings)
         self._error_log = open_error_log(settings)
+        prepare_access_log(settings)
         self._succession.pid_file.write()
         if not self._succession.predecessor.is_there:
             remove_stale_locks(settings)
@@ -262,8 +265,9 @@ class Master:
         try:
             self._error_log.reopen()
             give_error_log(self.settings)
+            prepare_access_log(self.settings)
         except (OSError, SettingsError) as error:
-            log.error("cannot reopen the error log: %s", error)
+            log.error("cannot reopen the logs: %s", error)
         for child in self.workers.everyone():
             self.workers.signal(child, signal.SIGUSR1)
 
@@ -403,6 +407,7 @@ class Master:
             settings = load_settings(self._conf)
             if any(getattr(settings, name) != getattr(self.settings, name) for name in FIXED):
                 raise SettingsError(f"{', '.join(FIXED)} cannot be changed by a reload; restart instead")
+            prepare_access_log(settings)
         except SettingsError as error:
             self._report_reload(False, str(error), began_ns)
             return
@@ -487,6 +492,7 @@ class Master:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``propylon``."""
+    claim_standard_streams()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["ctl"]:
         # It brings grpc, whose threads do not survive a fork: nothing of it is imported for a master.

@@ -89,6 +89,9 @@ def run_worker(boot: WorkerBoot) -> int:
         log.critical("worker %d cannot start: %s", boot.slot, error)
         send(boot.control, Failed(str(error)))
         return EXIT_SETTINGS
+    except Exception:
+        log.exception("worker %d has failed", boot.slot)
+        return 1
     finally:
         boot.entry.state = WorkerState.EXITED
         if error_log is not None:
@@ -349,8 +352,8 @@ class Worker:
         self._loop.stop()
 
     def _reopen_logs(self) -> None:
+        self._error_log.reopen()
         try:
-            self._error_log.reopen()
             self._stacks.reopen()
         except OSError as error:
             log.error("cannot reopen the error log: %s", error)

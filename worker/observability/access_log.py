@@ -1,18 +1,20 @@
 """The access log: one line per exchange, as nginx's ``combined`` or as JSON.
 
 A line is composed when the exchange has ended and put into a list; a thread of its own writes the lists to the
-file, so that a slow disk holds up no request. When the thread falls far behind, lines are dropped and counted.
+file, so that a slow disk holds up no request. What cannot be written is dropped and counted (``line_file``).
 """
 
 import asyncio
 import logging
-import threading
 import time
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from worker.observability.line_file import LineFile
+from worker.observability.line_writer import LineWriter
+from worker.observability.logs import THREAD_PATIENCE
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
@@ -20,42 +22,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("propylon.access")
 
 MAX_BUFFERED_LINES = 512
-MAX_QUEUED_LISTS = 1_000
+MAX_QUEUED_LISTS = 200  # some 20 MB
+TELL = 10.0  # seconds between two complaints, at least
 
 
 class AccessLog:
     """A file of access lines, opened for appending."""
 
-    __slots__ = (
-        "_clock",
-        "_dropped",
-        "_file",
-        "_json",
-        "_lines",
-        "_path",
-        "_queue",
-        "_second",
-        "_thread",
-        "_time",
-    )
+    __slots__ = ("_clock", "_json", "_lines", "_path", "_second", "_tell_at", "_time", "_writer")
 
     def __init__(self, path: Path, format_: str, loop: asyncio.AbstractEventLoop) -> None:
-        """Open the file.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
+        """Write to a file; while it cannot be opened, that is told in the error log, and tried again."""
         self._path = path
         self._json = format_ == "json"
         self._clock = loop.time
         self._lines: list[str] = []
-        self._queue: SimpleQueue[list[str] | str] = SimpleQueue()
-        self._dropped = 0
         self._second = 0
         self._time = ""
-        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
-        self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
-        self._thread.start()
+        self._tell_at = 0.0
+        file = LineFile(path, THREAD_PATIENCE, self._failed, self._recovered)
+        self._writer = LineWriter(file, "access-log", MAX_QUEUED_LISTS)
+        self._writer.reopen()
 
     def record(self, exchange: "Exchange") -> None:
         """Add the line of an exchange that has ended."""
@@ -65,27 +52,30 @@ class AccessLog:
 
     def flush(self) -> None:
         """Hand the lines to the writing thread."""
-        if not self._lines:
-            return
-        if self._queue.qsize() > MAX_QUEUED_LISTS:
-            self._dropped += len(self._lines)
-        else:
-            self._queue.put(self._lines)
-            if self._dropped:
-                log.warning("%d access log lines were dropped: the disk is too slow", self._dropped)
-                self._dropped = 0
-        self._lines = []
+        if self._lines:
+            self._writer.put(self._lines)
+            self._lines = []
 
     def reopen(self) -> None:
         """Open the file anew by its name."""
         self.flush()
-        self._queue.put("reopen")
+        self._writer.reopen()
 
     def close(self) -> None:
         """Write what is left and close the file."""
         self.flush()
-        self._queue.put("close")
-        self._thread.join(timeout=5)
+        self._writer.close()
+
+    # the thread's part
+
+    def _failed(self, reason: str) -> None:
+        now = time.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + TELL
+            log.error("%s cannot be written: %s; its lines are lost until it can", self._path, reason)
+
+    def _recovered(self, lost: int, reason: str) -> None:
+        log.warning("%s is written again; %d lines were lost: %s", self._path, lost, reason)
 
     def _combined(self, exchange: "Exchange") -> str:
         request = exchange.request
@@ -127,23 +117,6 @@ class AccessLog:
             self._second = second
             self._time = time.strftime(pattern, time.localtime(second))
         return self._time
-
-    def _write(self) -> None:
-        while True:
-            task = self._queue.get()
-            try:
-                if not isinstance(task, str):
-                    self._file.write("".join(task))
-                    self._file.flush()
-                elif task == "reopen":
-                    fresh = self._path.open("a", encoding="utf-8", errors="backslashreplace")
-                    self._file.close()
-                    self._file = fresh
-                else:
-                    self._file.close()
-                    return
-            except OSError as error:
-                log.error("cannot write %s: %s", self._path, error)
 
 
 def _text(data: bytes) -> str:

@@ -158,12 +158,21 @@ def write_own(path: Path, text: str) -> None:
         file.write(text)
 
 
+def claim_standard_streams() -> None:
+    """Let nothing of ours become standard input, output or error by chance, when we were started without them."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
+
+
 def open_error_log(settings: Settings) -> ErrorLog:
-    """Open the log the settings name; raises SettingsError."""
+    """Open the log the settings name, in place of what is open; raises SettingsError, and then that stays in use."""
     try:
         opened = ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
     except OSError as error:
-        raise SettingsError(f"error_log: {error}") from error
+        raise SettingsError(f"error_log: {settings.error_log_path()}: {error.strerror}") from error
     give_error_log(settings)
     return opened
 
@@ -185,6 +194,21 @@ def give_error_log(settings: Settings) -> None:
     path = settings.error_log_path()
     if path is not None:
         give_to_user(path, settings)
+
+
+def prepare_access_log(settings: Settings) -> None:
+    """Make the file that the workers log requests to, who may have fewer rights than we; raises SettingsError."""
+    path = settings.access_log_path()
+    if path is None:
+        return
+    try:
+        # Not through a link: whoever can put one there must not choose what we make.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise SettingsError(f"access_log: {path}: {error.strerror}") from error
+    give_to_user(path, settings)
 
 
 def write_record(path: Path, record: Mapping[str, object]) -> None:

@@ -3,6 +3,7 @@
 The child imports what serves requests only then, so a reload brings new code.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -105,6 +106,8 @@ def _become_child(name: str, live: Callable[[], int], foreign: Sockets) -> None:
     except BaseException:
         log.exception("%s has failed", name)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # Whatever happens here: a child that went on would be a second master.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
         os._exit(code)
