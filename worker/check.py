@@ -18,7 +18,8 @@ from worker.process import drop_privileges, open_store
 from worker.scoreboard import Scoreboard
 from worker.upstream.tls import SYSTEM, build_context
 
-TOOLS = ("config_sync.ctl", "config_sync.etcd.store", "config_sync.etcd.versions")  # with grpc; of no worker
+# Of no worker: those of the master, which a reload does not replace, and those of tools, which bring grpc.
+FOREIGN = ("worker.supervisor", "config_sync.ctl", "config_sync.etcd.store")
 
 
 def check_worker(settings: Settings) -> None:
@@ -48,10 +49,10 @@ def check_worker(settings: Settings) -> None:
 
 
 def import_everything() -> None:
-    """Import every module of the gateway, but those that only tools use; raises what a module raises."""
+    """Import every module that a worker may need; raises what a module raises."""
     for package in (worker, config_sync):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=_fail):
-            if not module.name.startswith(TOOLS):
+            if not module.name.startswith(FOREIGN):
                 importlib.import_module(module.name)
 
 

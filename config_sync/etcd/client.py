@@ -46,19 +46,31 @@ class Endpoint:
 
 def _tls(settings: EtcdSettings) -> ssl.SSLContext:
     files = settings.tls
+    for name in ("ca", "cert", "key"):
+        _check_readable(f"etcd.tls.{name}", getattr(files, name))
     try:
         # With a CA of its own nothing else is trusted, not even the system's.
         context = ssl.create_default_context(cafile=files.ca or None)
         if files.cert:
             context.load_cert_chain(files.cert, files.key or None)
     except (OSError, ssl.SSLError) as error:
-        raise SettingsError(f"etcd.tls: cannot read the certificate files: {error}") from error
+        names = ", ".join(name for name in (files.ca, files.cert, files.key) if name)
+        raise SettingsError(f"etcd.tls: cannot use the certificate files {names}: {error}") from error
     # The server would choose h2 if it were offered (section 3).
     context.set_alpn_protocols(["http/1.1"])
     if not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _check_readable(key: str, path: str) -> None:
+    """See that a file can be read: what the library says of one that cannot does not name it."""
+    try:
+        if path:
+            open(path, "rb").close()
+    except OSError as error:
+        raise SettingsError(f"{key}: {path}: {error.strerror}") from error
 
 
 class Owner(Protocol):

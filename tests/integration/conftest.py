@@ -1,11 +1,12 @@
 """A real etcd, a real upstream and a real gateway for each test."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.processes import Etcd, Gateway
+from tests.fakes.processes import ROOT, Etcd, Gateway
 from tests.fakes.upstream import Upstream
 
 
@@ -31,3 +32,14 @@ def gateway(tmp_path: Path, etcd: Etcd, upstream: Upstream) -> Iterator[Gateway]
     running.start()
     yield running
     running.kill()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the source, to be broken."""
+    copy = tmp_path / "tree"
+    copy.mkdir()
+    shutil.copy(ROOT / "master.py", copy)
+    for name in ("worker", "config_sync"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy

@@ -1,28 +1,16 @@
 """USR2: another master takes over, or does not, and clients do not notice."""
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.load import Load
 from tests.fakes.notified import Notified
-from tests.fakes.processes import ROOT, Etcd, Gateway, wait_until
+from tests.fakes.processes import Etcd, Gateway, wait_until
 from tests.fakes.upstream import Upstream
-from tests.integration.test_process_control import Load
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A copy of the source, to be broken."""
-    copy = tmp_path / "tree"
-    copy.mkdir()
-    shutil.copy(ROOT / "master.py", copy)
-    for name in ("worker", "config_sync"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
 
 
 class Pair:

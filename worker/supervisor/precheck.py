@@ -7,8 +7,9 @@ once imported stays, and rights once given up are gone.
 import contextlib
 import os
 import signal
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from config_sync.settings import Settings
 from worker.supervisor.spawn import Sockets, fork_child
@@ -68,22 +69,28 @@ class Precheck:
 
 
 def _verdict(settings: Settings, check_main: CheckMain) -> bytes:
+    # Those every worker has as they were when the master was started.
+    masters = {name for name in sys.modules if name.startswith(("config_sync.", "worker."))}
     try:
         check_main(settings)
     except BaseException as error:
-        return describe(error).encode(errors="replace")[:MAX_REASON_BYTES]
+        return describe(error, masters).encode(errors="replace")[:MAX_REASON_BYTES]
     return _GOOD
 
 
-def describe(error: BaseException) -> str:
-    """Say in one line what has failed, and where: the file an error is about, or the place in the code it came from."""
+def describe(error: BaseException, masters: Collection[str] = ()) -> str:
+    """Say in one line what has failed, and where: the file an error is about, or the place in the code it came from.
+
+    ``masters`` are the modules that were there before.
+    """
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    if type(error).__module__ != "builtins" and not isinstance(error, OSError):
+    if isinstance(error, OSError) or type(error).__module__ != "builtins":
         return str(error) or type(error).__name__
-    if isinstance(error, OSError):
-        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith("<")]
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    hint = ""
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError) and error.name in masters:
+        hint = "; the master has an older version of that module, which USR2 replaces and HUP does not"
+    return f"{type(error).__name__}: {error}{place}{hint}"

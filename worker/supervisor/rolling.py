@@ -111,9 +111,9 @@ class Rolling:
             if self.kind is Kind.RESIZE:
                 self._open()
         except SettingsError as error:
-            self.result = Finish(False, str(error))
-            return
-        self._carry_out(self._rollout.begin(time.monotonic()))
+            self._carry_out(self._rollout.checked(str(error), time.monotonic()))
+        else:
+            self._carry_out(self._rollout.begin(time.monotonic()))
 
     def tick(self) -> None:
         """Time has passed."""

@@ -48,3 +48,10 @@ def test_an_error_names_its_file() -> None:
     with pytest.raises(ZeroDivisionError) as other:
         print(1 // 0)
     assert describe(other.value).startswith(f"ZeroDivisionError: integer division or modulo by zero ({__file__}:")
+
+
+def test_what_only_an_upgrade_can_replace_is_said() -> None:
+    with pytest.raises(ImportError) as missing:
+        from worker.supervisor.precheck import nothing_of_that_name  # type: ignore[attr-defined] # noqa: F401
+    assert "USR2" in describe(missing.value, {"worker.supervisor.precheck"})
+    assert "USR2" not in describe(missing.value, {"worker.supervisor.child"})
