@@ -65,6 +65,8 @@ class FilteredAnswer:
         head, exchange, response = self._head, self._exchange, self._response
         if self._head.length_changes:
             self._remaining = None
+            if framing is NO_BODY:
+                head.fields.remove(b"Content-Length")  # of the answer to HEAD: it is not known
         lines = head.status_line() + head.fields.lines
         sent = Response(head.status, framing, length, lines, response.keep_alive)
         request = exchange.request

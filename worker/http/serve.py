@@ -112,10 +112,14 @@ async def serve_with_plugins(
         answer = await run.chain.run(exchange, run.chain.access)
     if answer is not None:
         respond(context, exchange, answer)
-    elif route is not None:
-        await forward(context, exchange, received(exchange), route)
-    else:
+        return
+    if route is None:
         raise RouteNotFound("no route matches")
+    try:
+        await forward(context, exchange, received(exchange), route)
+    except BodyNeeded as needed:  # the choice of a peer depends on it; what has run must not run again
+        await buffer_body(exchange, needed.limit)
+        await forward(context, exchange, received(exchange), route)
 
 
 def received(exchange: Exchange) -> "Request":

@@ -254,16 +254,29 @@ def _filtered_request(use: Use, hook: RequestHook) -> RequestHook:
     return lambda exchange: hook(exchange) if applies(exchange) else None
 
 
+def _still_applies(use: Use) -> Condition:
+    """Return the verdict for the phases of the answer: a body that nobody has read by then is not looked at."""
+    applies = _applies(use)
+
+    def still_applies(exchange: "Exchange") -> bool:
+        try:
+            return applies(exchange)
+        except BodyNeeded:
+            return False
+
+    return still_applies
+
+
 def _filtered_header(use: Use) -> HeaderHook:
-    applies, hook = _applies(use), use.plugin.header_filter
+    applies, hook = _still_applies(use), use.plugin.header_filter
     return lambda exchange, head: hook(exchange, head) if applies(exchange) else None
 
 
 def _filtered_body(use: Use) -> BodyHook:
-    applies, hook = _applies(use), use.plugin.body_filter
+    applies, hook = _still_applies(use), use.plugin.body_filter
     return lambda exchange, data, is_last: hook(exchange, data, is_last) if applies(exchange) else data
 
 
 def _filtered_log(use: Use) -> LogHook:
-    applies, hook = _applies(use), use.plugin.log
+    applies, hook = _still_applies(use), use.plugin.log
     return lambda exchange: hook(exchange) if applies(exchange) else None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("propylon.plugins")
 
+MISSING = object()
 MOST_CONSUMER_CHAINS = 10_000
 _CONCERNED = frozenset(
     ("routes", "services", "plugin_configs", "consumers", "consumer_groups", "global_rules", "plugin_metadata")
@@ -68,11 +69,11 @@ class PluginHost:
         self._bypass = bypass
         self._chains: dict[str, Chain | None] = {}  # by route
         self._of_consumers: dict[tuple[str, str], Chain] = {}  # by route and consumer
-        self._parts: dict[str, set[str]] = {}  # the routes whose chains a record is part of
+        self._parts: dict[str, set[str]] = {}  # the routes whose chains a record is part of …
+        self._parts_of: dict[str, tuple[str, ...]] = {}  # … and the other way round
         self._made: dict[str, dict[str, _Made]] = {}  # by record and plugin
         self._metadata: dict[str, Mapping[str, Any]] = {}
         self._rules: dict[str, schema.GlobalRule] = {}
-        self._routes_with_plugins: set[str] = set()
         store.subscribe(self.changed, self.stage)
 
     # requests
@@ -109,10 +110,25 @@ class PluginHost:
             uses.append(_missing(f"plugin config {route.plugin_config_id} of route {route.id} does not exist"))
         chain = self._chain(uses) if uses else self.no_route
         self._chains[route.id] = chain
-        for key in (route.service and f"services/{route.service.id}", f"plugin_configs/{route.plugin_config_id}"):
-            if key:
-                self._parts.setdefault(key, set()).add(route.id)
+        keys = []
+        if route.service is not None:
+            keys.append(f"services/{route.service.id}")
+        if route.plugin_config_id is not None:
+            keys.append(f"plugin_configs/{route.plugin_config_id}")
+        for key in keys:
+            self._parts.setdefault(key, set()).add(route.id)
+        self._parts_of[route.id] = tuple(keys)
         return chain
+
+    def _drop(self, route_id: str) -> None:
+        """Throw the chain of a route away."""
+        if self._chains.pop(route_id, MISSING) is MISSING:
+            return
+        for key in self._parts_of.pop(route_id):
+            routes = self._parts[key]
+            routes.discard(route_id)
+            if not routes:
+                del self._parts[key]
 
     def _with_consumer(self, route: "Route | None", attached: AttachedConsumer) -> Chain:
         consumer = self._stored("consumers", attached.username)
@@ -209,10 +225,10 @@ class PluginHost:
                 rules_changed = True
                 self._metadata[id_] = new.config if new is not None else {}
             elif directory == "routes":
-                self._chains.pop(id_, None)
+                self._drop(id_)
             elif directory in ("services", "plugin_configs"):
-                for route_id in self._parts.pop(key, ()):
-                    self._chains.pop(route_id, None)
+                for route_id in list(self._parts.get(key, ())):
+                    self._drop(route_id)
             if key in self._made:
                 self._forget(key, new)
         self._of_consumers.clear()
@@ -232,6 +248,7 @@ class PluginHost:
     def _rules_changed(self) -> None:
         self._chains = {}
         self._parts = {}
+        self._parts_of = {}
         found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for id_, rule in sorted(self._rules.items()):
             for name, config in rule.plugins.items():

@@ -169,6 +169,12 @@ class PluginKit:
         outcomes: list[Outcome] = self.run(self._exchange(messages, remote, host))
         return outcomes
 
+    def connect(self, remote: str = "127.0.0.1") -> Http1Server:
+        """Return a new client connection, to be fed by hand."""
+        connection = Http1Server(self.context)
+        connection.connection_made(_Client(remote))
+        return connection
+
     def run(self, work: Any) -> Any:
         """Run a coroutine in the loop of the worker."""
         return self.loop.run_until_complete(asyncio.wait_for(work, PATIENCE))

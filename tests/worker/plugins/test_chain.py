@@ -314,3 +314,48 @@ def test_a_bad_configuration_is_refused_with_its_path() -> None:
     with kit({}) as worker:
         assert '$.plugins["first"].answer' in worker.refuses({"first": {"answer": "x"}}).replace("'", '"')
         assert worker.refuses({"first": {"answer": "x", "_meta": {"disable": True}}}) == ""
+
+
+def test_the_body_that_chooses_a_peer_is_waited_for_and_no_plugin_runs_twice() -> None:
+    upstream = {"type": "chash", "hash_on": "vars_combinations", "key": "$post_arg_a", "nodes": {"127.0.0.1:1980": 1}}
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": "20000"}
+    with kit({"first": {}}, route={"upstream": upstream}) as worker:
+        answer = worker.request("POST", "/", form, b"a=1&b=" + b"x" * 19_994)
+        assert answer.status == 200
+        assert answer.upstream is not None
+        assert len(answer.upstream.body) == 20_000
+    assert calls.count("first.rewrite") == 1
+    assert calls.count("first.access") == 1
+
+
+def test_a_filter_on_the_body_waits_for_it_before_any_hook() -> None:
+    meta = {"filter": [["post_arg_a", "==", "1"]]}
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": "20000"}
+    with kit({"first": {"_meta": meta}, "shouting": {"_meta": meta}}) as worker:
+        assert worker.request("POST", "/", form, b"a=1&b=" + b"x" * 19_994).headers("x-seen-by") == ["first"]
+        assert worker.request("POST", "/", form, b"a=2&b=" + b"x" * 19_994).headers("x-seen-by") == []
+    with kit({"shouting": {"_meta": meta}}) as worker:
+        assert worker.request("POST", "/", form, b"a=1&b=" + b"x" * 19_994).body == b"ok"
+
+
+def test_of_routes_that_come_and_go_nothing_stays() -> None:
+    with kit({"first": {}}, records={"services/s": {"plugins": {"second": {}}}}) as worker:
+        host = worker.context.plugins
+        for number in range(50):
+            plugins = {"first": {"tag": str(number)}}
+            worker.put(f"routes/{number}", {"uri": f"/{number}", "service_id": "s", "plugins": plugins})
+            assert worker.request(target=f"/{number}").headers("x-seen-by") == [str(number), "second"]
+            worker.put(f"routes/{number}", None)
+        assert set(host._made) <= {"routes/kit", "services/s"}
+        assert set(host._chains) <= {"kit"}
+        assert host._parts == {}
+
+
+def test_the_client_may_leave_while_a_hook_waits() -> None:
+    with kit({"waiting": {}}) as worker:
+        connection = worker.connect()
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: a.com\r\n\r\n")
+        connection.connection_lost(None)
+        worker.run(asyncio.sleep(0.01))
+        assert worker.received == []
+        assert worker.request().status == 200
