@@ -201,7 +201,7 @@ def test_systemd_follows(
             os.kill(new, signal.SIGTERM)
             systemd.await_line(f"MAINPID={pair.old}", 2)
             assert not systemd.having("STOPPING=1")
-            assert len(systemd.store) == 4
+            assert len(systemd.store) == 3
         finally:
             pair.kill()
         systemd.await_line("STOPPING=1")

@@ -41,7 +41,9 @@ class FdStore:
 
     def changes(self, wanted: Sequence[Place]) -> list[Message]:
         """Return what makes the store hold these sockets and no others; they are taken to be sent."""
-        places = {_inode(sock): (slot, address, sock) for slot, address, sock in wanted}
+        places: dict[int, Place] = {}
+        for place in wanted:
+            places.setdefault(_inode(place[2]), place)  # one that slots share is stored once, for the first of them
         gone = sorted(self._names.keys() - places.keys())
         messages = [Message(f"FDSTOREREMOVE=1\nFDNAME={self._names.pop(inode)}") for inode in gone]
         for inode, (slot, address, sock) in places.items():

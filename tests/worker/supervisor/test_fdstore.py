@@ -34,6 +34,12 @@ def test_a_socket_keeps_its_name_when_another_slot_has_it() -> None:
         assert store.name(third) == "propylon-1-127.0.0.1-80-1"
 
 
+def test_a_socket_that_slots_share_is_stored_once() -> None:
+    with socket.socket() as first, first.dup() as copy:
+        [added] = FdStore().changes([(0, A, first), (1, A, copy)])
+        assert added.text == "FDSTORE=1\nFDNAME=propylon-0-127.0.0.1-80"
+
+
 def test_what_came_out_of_the_store_is_in_it() -> None:
     with socket.socket() as stored, socket.socket() as activated:
         store = FdStore([("propylon-0-x", stored)])
