@@ -49,16 +49,6 @@ def test_systemd_is_told(served: Gateway, systemd: Notified) -> None:
     systemd.await_line("STOPPING=1")
 
 
-def test_workers_do_not_speak_to_systemd(served: Gateway) -> None:
-    served.start()
-    for pid in served.workers():
-        assert served.process is not None
-        # What the master unset is still in the memory it was started with, so look at what it gives on.
-        assert not any(
-            os.readlink(f"/proc/{pid}/fd/{fd.name}").endswith("notify") for fd in Path(f"/proc/{pid}/fd").iterdir()
-        )
-
-
 def test_the_watchdog_starves_when_the_workers_hang(
     served: Gateway, systemd: Notified, monkeypatch: pytest.MonkeyPatch
 ) -> None:
