@@ -119,7 +119,7 @@ def test_signals_that_come_during_a_reload_are_merged_and_none_is_lost(gateway: 
     for number in (signal.SIGTTOU, signal.SIGHUP, signal.SIGHUP, signal.SIGTTIN, signal.SIGHUP, signal.SIGTTIN):
         gateway.signal(number)
         wait_until(lambda: gateway.process is not None and not pending(gateway.process.pid), "it is noted")
-    wait_until(lambda: "3 workers serve" in gateway.log(), "all that was asked for")
+    wait_until(lambda: "3 workers serve" in gateway.log(), "all that was asked for", 60)
     assert gateway.log().count("reloading") == 2
     assert ready_generations(gateway) == [3, 3, 3]
     wait_until(lambda: len(gateway.workers()) == 3 and not gateway.workers() & before, "the others have ended")
