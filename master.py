@@ -362,7 +362,8 @@ class Master:
             if slot.respawn_at is not None and now >= slot.respawn_at:
                 workers.fill(slot, self.generation, settings)
         if self._rolling is not None:
-            self._rolling.tick()
+            if self._rolling.result is None:
+                self._rolling.tick()
             if self._rolling.result is not None:
                 self._conclude(self._rolling)
         elif self.phase is Phase.RUNNING and now >= self._recycle_at:
@@ -407,7 +408,6 @@ class Master:
             settings = load_settings(self._conf)
             if any(getattr(settings, name) != getattr(self.settings, name) for name in FIXED):
                 raise SettingsError(f"{', '.join(FIXED)} cannot be changed by a reload; restart instead")
-            prepare_access_log(settings)
         except SettingsError as error:
             self._report_reload(False, str(error), began_ns)
             return
@@ -464,12 +464,9 @@ class Master:
 
     def _open_new_log(self) -> None:
         try:
-            fresh = open_error_log(self.settings)
+            self._error_log = open_error_log(self.settings)
         except SettingsError as error:
             log.error("%s; the old one stays in use", error)
-            return
-        self._error_log.close()
-        self._error_log = fresh
 
     def _report_reload(self, ok: bool, reason: str, began_ns: int) -> None:
         if ok:

@@ -12,6 +12,7 @@ from config_sync.errors import SettingsError
 from config_sync.providers import open_provider
 from config_sync.settings import Settings
 from worker.context import WorkerContext
+from worker.observability.line_file import check_writable
 from worker.observability.logs import ErrorLog
 from worker.plugins.registry import load_registry
 from worker.process import drop_privileges, open_store
@@ -35,6 +36,9 @@ def check_worker(settings: Settings) -> None:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
+    access_log = settings.access_log_path()
+    if access_log is not None:
+        check_writable(access_log)
     registry = load_registry(settings.plugins.path, settings.plugins.enabled)
     store = open_store(settings, Scoreboard(1), registry)
     context = WorkerContext(settings, loop, store, registry=registry)

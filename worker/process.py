@@ -34,7 +34,7 @@ from worker.http.http1_server import Http1Server
 from worker.life import Life, Turn, turned
 from worker.link import MasterLink
 from worker.observability.logs import ErrorLog
-from worker.observability.stacks import StackDumps
+from worker.observability.stacks import ignore_stack_dumps, register_stack_dumps
 from worker.orphan import LOOK, has_successor
 from worker.plugins.registry import Registry, load_registry
 from worker.readiness import Readiness
@@ -81,19 +81,21 @@ def run_worker(boot: WorkerBoot) -> int:
     try:
         drop_privileges(boot.settings.user)
         error_log = ErrorLog(boot.settings.error_log_path(), boot.settings.log_level, in_thread=True)
-        stacks = StackDumps(boot.settings.error_log_path())
+        register_stack_dumps(error_log.fileno())
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
-        Worker(boot, loop, error_log, stacks).run()
+        Worker(boot, loop, error_log).run()
     except (SettingsError, OSError) as error:
         log.critical("worker %d cannot start: %s", boot.slot, error)
         send(boot.control, Failed(str(error)))
         return EXIT_SETTINGS
-    except Exception:
+    except Exception as error:
         log.exception("worker %d has failed", boot.slot)
+        send(boot.control, Failed(f"{type(error).__name__}: {error}"))
         return 1
     finally:
         boot.entry.state = WorkerState.EXITED
+        ignore_stack_dumps()
         if error_log is not None:
             error_log.close()
     return 0
@@ -147,15 +149,12 @@ def open_monitor(context: WorkerContext, entry: Entry, master: int) -> HealthMon
 class Worker:
     """The parts of a worker, and what moves it from one state to the next."""
 
-    def __init__(
-        self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop, error_log: ErrorLog, stacks: StackDumps
-    ) -> None:
+    def __init__(self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop, error_log: ErrorLog) -> None:
         settings, entry = boot.settings, boot.entry
         self.life = Life.STARTING
         self._boot = boot
         self._loop = loop
         self._error_log = error_log
-        self._stacks = stacks
         registry = load_registry(settings.plugins.path, settings.plugins.enabled)
         self._store = open_store(settings, entry.board, registry)
         row = entry.board.loads.row(entry.number)
@@ -353,10 +352,6 @@ class Worker:
 
     def _reopen_logs(self) -> None:
         self._error_log.reopen()
-        try:
-            self._stacks.reopen()
-        except OSError as error:
-            log.error("cannot reopen the error log: %s", error)
         self._context.reopen_logs()
 
     # what the worker says

@@ -164,6 +164,15 @@ class LineFile:
         return bool(poll.poll(self._patience * 1000 if self._is_well else 0))
 
 
+def check_writable(path: Path) -> None:
+    """See that a file can be opened for appending, which makes it; without waiting for anybody who reads a pipe.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    os.close(_open_path(path))
+
+
 def _piece(data: bytes, at: int) -> bytes:
     """Return what to write at once: whole lines, so that those of several processes do not mix."""
     if len(data) - at <= _PIECE:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
+from worker.observability.line_file import check_writable
 from worker.observability.logs import ErrorLog
 
 RELOAD_RESULT = "reload.json"
@@ -172,21 +173,21 @@ def open_error_log(settings: Settings) -> ErrorLog:
     try:
         opened = ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)
     except OSError as error:
-        raise SettingsError(f"error_log: {settings.error_log_path()}: {error.strerror}") from error
+        raise SettingsError(f"error_log: {error}") from error
     give_error_log(settings)
     return opened
 
 
-def check_error_log(settings: Settings) -> None:
-    """See that the log the settings name can be opened, by us and by the workers; raises SettingsError."""
+def check_logs(settings: Settings) -> None:
+    """See that the logs the settings name can be opened, by us and by the workers; raises SettingsError."""
     path = settings.error_log_path()
-    if path is None:
-        return
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise SettingsError(f"error_log: {error}") from error
-    give_error_log(settings)
+    if path is not None:
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise SettingsError(f"error_log: {error}") from error
+        give_error_log(settings)
+    prepare_access_log(settings)
 
 
 def give_error_log(settings: Settings) -> None:
@@ -207,7 +208,7 @@ def prepare_access_log(settings: Settings) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise SettingsError(f"access_log: {path}: {error.strerror}") from error
+        raise SettingsError(f"access_log: {error}") from error
     give_to_user(path, settings)
 
 

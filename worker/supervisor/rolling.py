@@ -9,7 +9,7 @@ from enum import Enum
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
 from worker.supervisor.child import Child, Slot
-from worker.supervisor.files import check_error_log
+from worker.supervisor.files import check_logs
 from worker.supervisor.orders import (
     Abandon,
     Check,
@@ -107,8 +107,9 @@ class Rolling:
     def begin(self) -> None:
         """Begin."""
         try:
-            check_error_log(self.settings)
-            if self.kind is Kind.RESIZE:
+            if self.kind is Kind.RELOAD:
+                check_logs(self.settings)
+            elif self.kind is Kind.RESIZE:
                 self._open()
         except SettingsError as error:
             self._carry_out(self._rollout.checked(str(error), time.monotonic()))

@@ -13,7 +13,7 @@ from config_sync.settings import Settings
 from tests.fakes.processes import wait_until
 from worker.supervisor.files import (
     PidFile,
-    check_error_log,
+    check_logs,
     give_error_log,
     is_master,
     remove_stale_locks,
@@ -68,6 +68,6 @@ def test_only_a_master_of_ours_is_believed_to_be_one() -> None:
 
 def test_an_error_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"error_log: .*none"):
-        check_error_log(Settings(runtime_dir=str(tmp_path), error_log="none/error.log"))
-    check_error_log(Settings(runtime_dir=str(tmp_path), error_log="error.log"))
+        check_logs(Settings(runtime_dir=str(tmp_path), error_log="none/error.log"))
+    check_logs(Settings(runtime_dir=str(tmp_path), error_log="error.log"))
     assert (tmp_path / "error.log").exists()
