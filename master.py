@@ -17,7 +17,6 @@ import math
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -25,39 +24,34 @@ from collections.abc import Sequence
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
 from config_sync.settings_file import load_settings
-from worker.observability.logs import ErrorLog
 from worker.observability.systemd import take_variables
-from worker.supervisor.child import Child, Slot
+from worker.supervisor.child import KILL_AFTER, Child, Slot
 from worker.supervisor.command import own_version, parse_arguments, send_signal
 from worker.supervisor.files import (
     claim_standard_streams,
-    give_error_log,
-    open_error_log,
-    prepare_access_log,
     prepare_runtime_dir,
     remove_health_locks,
     remove_stale_locks,
     write_reload_result,
 )
-from worker.supervisor.inherited import VARIABLE, allot
-from worker.supervisor.limits import excess_of, surplus
+from worker.supervisor.inherited import VARIABLE
+from worker.supervisor.master_log import MasterLog
 from worker.supervisor.precheck import CheckMain, check
 from worker.supervisor.record import RecordPublisher
-from worker.supervisor.rolling import Kind, Rolling, recycle_plan, reload_plan, resize_plan
+from worker.supervisor.reporting import view_of
+from worker.supervisor.rollouts import Rollouts
 from worker.supervisor.signals import HANDLED, Command, Phase, Wishes, plan
 from worker.supervisor.spawn import WorkerMain, serve
-from worker.supervisor.status import View, longest_silence
+from worker.supervisor.status import longest_silence
 from worker.supervisor.succession import Inheritance, Succession
 from worker.supervisor.upgrade import Word, has_terminal
-from worker.supervisor.workers import KILL_AFTER, Workers
+from worker.supervisor.vigil import kill_the_hanging, kill_the_overdue
+from worker.supervisor.wakeup import Wakeup
+from worker.supervisor.workers import Workers
 
 log = logging.getLogger("propylon.master")
 
 TICK = 1.0  # seconds between two looks at the clock
-HASTE = 5.0  # seconds that the oldest of too many generations gets
-RECYCLE_REST = 10.0  # seconds between the recycling of one worker and that of the next
-FIXED = ("runtime_dir", "pid", "user")  # settings: the files of those who run already depend on them
-MAX_WORKERS = 1_024
 EXIT_SETTINGS = 78  # what a worker ends with when its settings are of no use (EX_CONFIG)
 
 
@@ -73,32 +67,29 @@ class Master:
         inheritance: Inheritance | None = None,
     ) -> None:
         self.phase = Phase.STARTING
-        self.generation = 1  # the one in force
-        self._last_generation = 1  # that was tried
         self.workers = Workers(settings, worker_main)
         self.wishes = Wishes()
-        self._conf = conf
-        self._check_main = check_main
+        self._rollouts = Rollouts(conf, self.workers, check_main)
         self._record = RecordPublisher(self.workers.scoreboard, own_version())
-        self._rolling: Rolling | None = None
         self._inheritance = inheritance if inheritance is not None else Inheritance({})
         self._succession = Succession(self._inheritance, settings)
         self._reporter = self._succession.reporter
-        self._reloads = 0
-        self._failure = ""  # of the last reload
         self._is_resting = False  # told to have no workers until the next rollout
         self._phase_until = math.inf
-        self._recycle_at = 0.0
         self._stop_until = 0.0
         self._exit_code = 0
-        self._wakeup: socket.socket
-        self._wakeup_write: socket.socket
-        self._error_log: ErrorLog
+        self._wakeup: Wakeup
+        self._log: MasterLog
 
     @property
     def settings(self) -> Settings:
         """Those in force."""
         return self.workers.settings
+
+    @property
+    def generation(self) -> int:
+        """The one in force."""
+        return self._rollouts.generation
 
     # the run
 
@@ -110,15 +101,16 @@ class Master:
         """
         settings, workers = self.settings, self.workers
         prepare_runtime_dir(settings)
-        self._error_log = open_error_log(settings)
-        prepare_access_log(settings)
+        self._log = MasterLog(settings)
         self._succession.pid_file.write()
         if not self._succession.predecessor.is_there:
             remove_stale_locks(settings)
         remove_health_locks(settings)
         try:
-            self._catch_signals()
-            self._open(settings)
+            self._wakeup = Wakeup(HANDLED)
+            workers.own_sockets = lambda: [*self._wakeup.sockets(), *self._succession.sockets()]
+            workers.revision_before = self._inheritance.revision
+            self._succession.open(workers)
             workers.scoreboard.set_slots(len(workers.slots))
             listening = ", ".join(settings.listen)
             log.info("propylon %s, %d workers, listening on %s", own_version(), len(workers.slots), listening)
@@ -130,26 +122,11 @@ class Master:
                 self._step()
         finally:
             for child in workers.everyone():
-                workers.signal(child, signal.SIGKILL)
+                child.signal(signal.SIGKILL)
             self._succession.pid_file.remove()
             remove_health_locks(settings)
         log.info("exit")
         return self._exit_code
-
-    def _open(self, settings: Settings) -> None:
-        """Open the listening sockets, as far as we were not born with them."""
-        inherited = self._inheritance.sockets()
-        self._reporter.keeps(inherited)
-        control, count = settings.control_address(), settings.worker_count()
-        given, unwanted = allot(inherited, [*settings.addresses(), *([control] if control else [])], count)
-        for address, sock in unwanted:
-            log.warning("a socket for %s:%d, which we were given, is closed: nothing in listen names it", *address)
-            sock.close()
-        for _, sock in (listener for listeners in given for listener in listeners):
-            sock.listen(settings.backlog)
-        self.workers.groups.is_kept = self._reporter.is_activated
-        self.workers.begin_with(given, settings, count)
-        self.workers.open(settings, count)
 
     def _step(self) -> None:
         """Wait for something to happen, and deal with it."""
@@ -160,8 +137,8 @@ class Master:
             poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(self._until_due() * 1000):
             if fd == self._wakeup.fileno():
-                for number in self._wakeup.recv(4096):
-                    self._signaled(signal.Signals(number))
+                for number in self._wakeup.received():
+                    self._signaled(number)
             elif fd in masters:
                 self._succession.heard(fd)
             else:
@@ -171,7 +148,9 @@ class Master:
         self._look_at_the_clock(now)
         self._succession.look(now)
         self._record.publish(self.phase.value, self.generation)
-        self._reporter.report(now, self._view(now), self.workers.places())
+        rollouts = self._rollouts
+        view = view_of(self.workers, self.phase, rollouts, self._phase_until, self._is_resting, self._silence(), now)
+        self._reporter.report(now, view, self.workers.places())
 
     def _until_due(self) -> float:
         if self.phase is Phase.RUNNING and self.wishes:
@@ -179,38 +158,10 @@ class Master:
         due = [slot.respawn_at for slot in self.workers.slots if slot.respawn_at is not None]
         if self.workers.groups.due is not None and self.phase is not Phase.STOPPING:
             due.append(self.workers.groups.due)
-        if self._rolling is not None and self._rolling.due is not None:
-            due.append(self._rolling.due)
+        if self._rollouts.due is not None:
+            due.append(self._rollouts.due)
         now = time.monotonic()
         return max(0.0, min([TICK, self._reporter.due(now), *(at - now for at in due)]))
-
-    def _view(self, now: float) -> View:
-        """Look at ourselves, as systemd is to see us."""
-        serving = [[child.entry for child in slot.children() if child.serves] for slot in self.workers.slots]
-        silence = longest_silence(self._reporter.watchdog, self.settings.worker_heartbeat_timeout)
-        return View(
-            phase=self.phase,
-            pid=os.getpid(),
-            generation=self.generation,
-            slots=len(serving),
-            ready=sum(1 for entries in serving if entries),
-            beating=sum(any(now - entry.heartbeat_ns / 1e9 < silence for entry in entries) for entries in serving),
-            revision=min((entry.revision for entries in serving for entry in entries), default=0),
-            reloads=self._reloads,
-            failure=self._failure,
-            until=self._phase_until,
-            is_resting=self._is_resting,
-        )
-
-    def _catch_signals(self) -> None:
-        self._wakeup, self._wakeup_write = socket.socketpair()
-        self._wakeup.setblocking(False)
-        self._wakeup_write.setblocking(False)
-        self.workers.own_sockets = lambda: [self._wakeup, self._wakeup_write, *self._succession.sockets()]
-        self.workers.revision_before = self._inheritance.revision
-        signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
-        for number in HANDLED:
-            signal.signal(number, lambda *_: None)
 
     # signals
 
@@ -227,7 +178,9 @@ class Master:
         elif command is Command.ABORT:
             self._abort()
         elif command is Command.REOPEN_LOGS:
-            self._reopen_logs()
+            self._log.reopen(self.settings)
+            for child in self.workers.everyone():
+                child.signal(signal.SIGUSR1)
         else:
             self.wishes.note(command)
 
@@ -236,40 +189,25 @@ class Master:
             self._succession.stopping()
             log.info("stopping %s", "gracefully" if graceful else "fast")
         self.phase = Phase.STOPPING
-        if self._rolling is not None:
-            self._rolling.drop()
-            self._rolling = None
+        self._rollouts.drop()
         seconds = self.settings.worker_shutdown_timeout if graceful else 0.0
         self._stop_until = self._phase_until = time.monotonic() + seconds + KILL_AFTER
         for child in self.workers.everyone():
             if graceful:
-                self.workers.drain(child, "stop", seconds)
+                child.drain("stop", seconds)
             else:
-                self.workers.signal(child, signal.SIGTERM)
+                child.signal(signal.SIGTERM)
+
+    def _silence(self) -> float:
+        """Return after how many seconds a worker that says nothing is taken for hanging, by systemd's watchdog."""
+        return longest_silence(self._reporter.watchdog, self.settings.worker_heartbeat_timeout)
 
     def _abort(self) -> None:
         """Die as the signal says; workers that hang would not notice, and stay for ever."""
-        now, silence = (
-            time.monotonic(),
-            longest_silence(self._reporter.watchdog, self.settings.worker_heartbeat_timeout),
-        )
-        for child in self.workers.everyone():
-            if now - (child.entry.heartbeat_ns / 1e9 or child.born) >= silence:
-                log.error("worker %d hangs, and is killed", child.pid)
-                self.workers.signal(child, signal.SIGKILL)
+        kill_the_hanging(self.workers.everyone(), time.monotonic(), self._silence())
         log.critical("aborted")
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGABRT)
-
-    def _reopen_logs(self) -> None:
-        try:
-            self._error_log.reopen()
-            give_error_log(self.settings)
-            prepare_access_log(self.settings)
-        except (OSError, SettingsError) as error:
-            log.error("cannot reopen the logs: %s", error)
-        for child in self.workers.everyone():
-            self.workers.signal(child, signal.SIGUSR1)
 
     # workers
 
@@ -282,8 +220,7 @@ class Master:
         if not is_ready or found is None:
             return
         slot = found[0]
-        if self._rolling is not None and self._rolling.involves(slot):
-            self._rolling.ready(slot, child)
+        self._rollouts.ready(slot, child)
         self.workers.settle_adoptions()
         if self.phase is Phase.STARTING and all(slot.worker and slot.worker.ready for slot in self.workers.slots):
             log.info("ready")
@@ -305,9 +242,7 @@ class Master:
         if self._succession.reaped(pid, code):
             return
         cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        rolling = self._rolling
-        if rolling is not None and rolling.precheck is not None and rolling.precheck.pid == pid:
-            rolling.check_ended(cause)
+        if self._rollouts.reaped(pid, cause):
             return
         found = self.workers.find(pid)
         if found is not None:
@@ -323,7 +258,6 @@ class Master:
 
     def _lost(self, slot: Slot, child: Child, is_successor: bool, cause: str, code: int) -> None:
         """Deal with the end of a worker that was in its place."""
-        rolling = self._rolling
         if self.phase is Phase.STARTING and code == EXIT_SETTINGS:
             log.critical("worker %d cannot work with these settings", child.pid)
             self._exit_code = 1
@@ -331,19 +265,11 @@ class Master:
             return
         if child.draining:
             log.info("worker %d of generation %d has ended (%s)", child.pid, child.generation, cause)
-        if rolling is not None and rolling.involves(slot):
-            if is_successor:
-                rolling.died(slot, f"worker {child.pid} of slot {slot.number} died: {cause}")
-            else:
-                rolling.ended(slot)
-        self._fill_later(slot, child, cause)
-        self.workers.settle_adoptions()
-
-    def _fill_later(self, slot: Slot, child: Child, cause: str) -> None:
-        """See that a slot that is left without anybody gets a worker again."""
+        self._rollouts.lost(slot, child, is_successor, cause)
         is_empty = slot.worker is None and slot.successor is None
         if is_empty and slot.respawn_at is None and slot in self.workers.slots:
             self.workers.schedule_respawn(slot, child, cause, time.monotonic())
+        self.workers.settle_adoptions()
 
     # time
 
@@ -354,43 +280,34 @@ class Master:
                 log.warning("workers that do not stop are killed")
                 self._stop_until = now + KILL_AFTER
                 for child in workers.everyone():
-                    workers.signal(child, signal.SIGKILL)
+                    child.signal(signal.SIGKILL)
             return
         workers.tick(now)
-        workers.kill_the_overdue(now, settings.worker_heartbeat_timeout, settings.worker_startup_timeout)
+        kill_the_overdue(workers.everyone(), now, settings.worker_heartbeat_timeout, settings.worker_startup_timeout)
         for slot in workers.slots:
             if slot.respawn_at is not None and now >= slot.respawn_at:
                 workers.fill(slot, self.generation, settings)
-        if self._rolling is not None:
-            if self._rolling.result is None:
-                self._rolling.tick()
-            if self._rolling.result is not None:
-                self._conclude(self._rolling)
-        elif self.phase is Phase.RUNNING and now >= self._recycle_at:
-            self._recycle(now)
+        if self.phase is not Phase.STARTING:
+            self._rollouts.tick(now)
+            self._note_rollout()
 
     # rollouts
 
     def _begin_what_is_wished(self) -> None:
         if self.phase is not Phase.RUNNING or not self.wishes:
             return
-        wishes = self.wishes.take()
+        wishes, workers, rollouts = self.wishes.take(), self.workers, self._rollouts
         if wishes.upgrade:
-            revision = min((entry.revision for entry in self.workers.scoreboard.ready()), default=0)
-            self._succession.upgrade(self.settings, self.workers.places(), revision)
+            revision = min((entry.revision for entry in workers.scoreboard.ready()), default=0)
+            self._succession.upgrade(self.settings, workers.places(), revision)
         if wishes.reload:
             self.wishes.more, self.wishes.rest = wishes.more, wishes.rest  # on top of what the settings say
-            self._reload()
-            return
-        if wishes.rest:
+            rollouts.reload()
+        elif wishes.rest:
             self._rest()
-            return
-        count = min(MAX_WORKERS, max(1, len(self.workers.slots) + wishes.more))
-        if count != len(self.workers.slots):
-            log.info("%d workers from now on", count)
-            rollout = resize_plan(self.settings, len(self.workers.slots), count)
-            generations = self.generation, self.generation
-            self._roll(Rolling(Kind.RESIZE, rollout, self.workers, self.settings, generations, self._check_main))
+        elif wishes.more:
+            rollouts.resize(wishes.more)
+        self._note_rollout()
 
     def _rest(self) -> None:
         if has_terminal():
@@ -400,91 +317,19 @@ class Master:
         self._is_resting = True
         self.workers.rest(self.settings.worker_shutdown_timeout)
 
-    def _reload(self) -> None:
-        self._reloads += 1
-        log.info("reloading %s", self._conf)
-        began_ns = time.monotonic_ns()
-        try:
-            settings = load_settings(self._conf)
-            if any(getattr(settings, name) != getattr(self.settings, name) for name in FIXED):
-                raise SettingsError(f"{', '.join(FIXED)} cannot be changed by a reload; restart instead")
-        except SettingsError as error:
-            self._report_reload(False, str(error), began_ns)
+    def _note_rollout(self) -> None:
+        """Be in the phase that fits, and tell how a rollout that is over has ended."""
+        outcome = self._rollouts.take_outcome()
+        self.phase = Phase.RELOADING if self._rollouts.is_under_way else Phase.RUNNING
+        if outcome is None:
             return
-        self._last_generation += 1
-        rollout = reload_plan(settings, len(self.workers.slots))
-        generations = self.generation, self._last_generation
-        self._roll(Rolling(Kind.RELOAD, rollout, self.workers, settings, generations, self._check_main))
-
-    def _recycle(self, now: float) -> None:
-        """Replace one worker that is beyond its limits, if there is one."""
-        settings = self.settings
-        limits = settings.max_worker_rss, settings.max_worker_requests
-        if not any(limits):
-            return
-        for slot in self.workers.slots:
-            child = slot.worker
-            if child is None or not child.serves:
-                continue
-            reason = excess_of(child.entry.rss, child.entry.requests, *limits, child.spread)
-            if reason:
-                log.info("worker %d is beyond %s, and is replaced", child.pid, reason)
-                self._recycle_at = now + RECYCLE_REST
-                rollout = recycle_plan(settings, slot.number)
-                generations = self.generation, self.generation
-                self._roll(Rolling(Kind.RECYCLE, rollout, self.workers, settings, generations, self._check_main))
-                return
-
-    def _roll(self, rolling: Rolling) -> None:
-        self.phase = Phase.RELOADING
-        self._rolling = rolling
-        rolling.begin()
-
-    def _conclude(self, rolling: Rolling) -> None:
-        """A rollout is over."""
-        self._rolling = None
-        self.phase = Phase.RUNNING
         self._is_resting = False
-        result = rolling.result
-        if result is None:
-            return
-        for slot in self.workers.slots:
-            if slot.worker is None and slot.respawn_at is None:
-                self.workers.fill(slot, self.generation, self.settings)
-        if rolling.kind is Kind.RELOAD:
-            if result.ok:
-                self.generation = rolling.generation
-                self._open_new_log()
-            self._report_reload(result.ok, result.reason, rolling.began_ns)
-        elif result.ok:
-            log.info("%d workers serve", len(self.workers.slots))
-        else:
-            log.error("the %s failed: %s", rolling.kind.value, result.reason)
-        self._end_surplus_generations()
-
-    def _open_new_log(self) -> None:
-        try:
-            self._error_log = open_error_log(self.settings)
-        except SettingsError as error:
-            log.error("%s; the old one stays in use", error)
-
-    def _report_reload(self, ok: bool, reason: str, began_ns: int) -> None:
-        if ok:
-            log.info("generation %d serves", self.generation)
-        else:
-            log.error("reload failed, generation %d goes on: %s", self.generation, reason)
-        self._record.reloaded(ok, reason, self.generation)
-        write_reload_result(self.settings, self.generation, ok, reason, began_ns)
-        self._failure = reason
-        self._succession.record(True, self.generation)
-
-    def _end_surplus_generations(self) -> None:
-        retired = [child for child in self.workers.everyone() if child.draining and child.generation != self.generation]
-        too_old = surplus((child.generation for child in retired), self.settings.max_generations)
-        for child in retired:
-            if child.generation in too_old:
-                log.warning("worker %d of generation %d has %g seconds left", child.pid, child.generation, HASTE)
-                self.workers.hasten(child, HASTE)
+        if outcome.is_reload:
+            if outcome.ok:
+                self._log.replace(self.settings)
+            self._record.reloaded(outcome.ok, outcome.reason, self.generation)
+            write_reload_result(self.settings, self.generation, outcome.ok, outcome.reason, outcome.began_ns)
+            self._succession.record(True, self.generation)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,9 +8,32 @@ from collections.abc import Mapping, Sequence
 from worker.observability.systemd import Message, from_environment, watchdog_period
 from worker.supervisor.fdstore import FdStore, Place
 from worker.supervisor.inherited import Inherited
+from worker.supervisor.rollouts import Rollouts
+from worker.supervisor.signals import Phase
 from worker.supervisor.status import Notifier, View
+from worker.supervisor.workers import Workers
 
 log = logging.getLogger("propylon.master")
+
+
+def view_of(
+    workers: Workers, phase: Phase, rollouts: Rollouts, until: float, is_resting: bool, silence: float, now: float
+) -> View:
+    """Look at the master as systemd is to see it; a worker beats that was heard of within ``silence`` seconds."""
+    serving = [[child.entry for child in slot.children() if child.serves] for slot in workers.slots]
+    return View(
+        phase=phase,
+        pid=os.getpid(),
+        generation=rollouts.generation,
+        slots=len(serving),
+        ready=sum(1 for entries in serving if entries),
+        beating=sum(any(now - entry.heartbeat_ns / 1e9 < silence for entry in entries) for entries in serving),
+        revision=min((entry.revision for entries in serving for entry in entries), default=0),
+        reloads=rollouts.reloads,
+        failure=rollouts.failure,
+        until=until,
+        is_resting=is_resting,
+    )
 
 
 class Reporter:

@@ -183,18 +183,18 @@ class Rolling:
         if isinstance(order, Retire):
             workers.give_up(slot, seconds)
         elif isinstance(order, Abandon) and slot.successor is not None:
-            workers.drain(slot.successor, "reload", seconds)
+            slot.successor.drain("reload", seconds)
         elif isinstance(order, Keep):
             self._set_aside(slot)
             slot.worker, slot.successor = slot.successor, None
             log.error("slot %d has no worker of the old settings, and keeps the new one", slot.number)
         elif slot.worker is not None:
             if isinstance(order, Pause):
-                workers.pause(slot.worker)
+                slot.worker.pause()
             elif isinstance(order, Resume):
-                workers.resume(slot.worker)
+                slot.worker.resume()
             elif isinstance(order, Drain):
-                workers.drain(slot.worker, "reload", seconds)
+                slot.worker.drain("reload", seconds)
         return []
 
     def _check(self) -> list[Order]:
@@ -226,7 +226,7 @@ class Rolling:
 
     def _set_aside(self, slot: Slot) -> None:
         if slot.worker is not None:
-            self._workers.drain(slot.worker, "reload", self._workers.settings.worker_shutdown_timeout)
+            slot.worker.drain("reload", self._workers.settings.worker_shutdown_timeout)
             slot.retired.append(slot.worker)
             slot.worker = None
 

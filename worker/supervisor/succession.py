@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from config_sync.settings import Settings
 from worker.supervisor.fdstore import Place
 from worker.supervisor.files import MASTER_STATE, UPGRADE_RESULT, PidFile, write_record
-from worker.supervisor.inherited import Announced, Handover, Inherited, read_handover, read_listen_fds, take
+from worker.supervisor.inherited import Announced, Handover, Inherited, allot, read_handover, read_listen_fds, take
 from worker.supervisor.reporting import Reporter
 from worker.supervisor.upgrade import Action, Predecessor, Stage, Successor, Word, working_directory
+from worker.supervisor.workers import Workers
 
 log = logging.getLogger("propylon.master")
 
@@ -60,6 +61,22 @@ class Succession:
         self._inheritance = inheritance
         self._settings = settings
         self._record: dict[str, object] = {}
+
+    def open(self, workers: Workers) -> None:
+        """Open the listening sockets, as far as we were not born with them; raises SettingsError."""
+        settings = workers.settings
+        inherited = self._inheritance.sockets()
+        self.reporter.keeps(inherited)
+        control, count = settings.control_address(), settings.worker_count()
+        given, unwanted = allot(inherited, [*settings.addresses(), *([control] if control else [])], count)
+        for address, sock in unwanted:
+            log.warning("a socket for %s:%d, which we were given, is closed: nothing in listen names it", *address)
+            sock.close()
+        for _, sock in (listener for listeners in given for listener in listeners):
+            sock.listen(settings.backlog)
+        workers.groups.is_kept = self.reporter.is_activated
+        workers.begin_with(given, settings, count)
+        workers.open(settings, count)
 
     def descriptors(self) -> list[int]:
         """Return where the other masters are heard."""

@@ -2,44 +2,29 @@
 
 import contextlib
 import logging
-import os
 import random
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
-from worker.observability.stacks import DUMP_SIGNAL
 from worker.scoreboard import Scoreboard
 from worker.supervisor.adoption import Give, adoptions
 from worker.supervisor.child import Child, Slot
 from worker.supervisor.fdstore import Place
-from worker.supervisor.limits import SPREAD, Hang, hang_of
+from worker.supervisor.limits import SPREAD
 from worker.supervisor.listener_groups import LetAddressGo, LetSlotGo, ListenerGroups, SlotClosed
 from worker.supervisor.listeners import Listeners, bind_missing, close_listeners, open_control
 from worker.supervisor.messages import (
     Adopt,
-    Deadline,
-    Drain,
-    Failed,
-    Pause,
-    Ready,
-    Reason,
     Release,
-    Resume,
-    ToWorker,
     listening_name,
-    receive_from_worker,
-    send,
 )
 from worker.supervisor.respawn import failures_in_a_row, respawn_delay
 from worker.supervisor.spawn import WorkerMain, fork_worker
 
 log = logging.getLogger("propylon.master")
-
-KILL_AFTER = 5.0  # seconds after the time a worker was given
 
 
 class Workers:
@@ -162,7 +147,7 @@ class Workers:
     def _retire_workers(self, slot: Slot, leaving: Iterable[Child], seconds: float) -> None:
         for child in leaving:
             slot.retired.append(child)
-            self.drain(child, "reload", seconds)
+            child.drain("reload", seconds)
         self.settle_adoptions()
         self.release_retired(slot)
 
@@ -192,7 +177,7 @@ class Workers:
     def _let_address_go(self, name: str) -> None:
         for child in self.everyone():
             for number in (child.entry.slot, *child.adopted):
-                self.tell(child, Release(number, (name,)))
+                child.tell(Release(number, (name,)))
 
     def _let_slot_go(self, slot: Slot) -> None:
         former, slot.worker = slot.worker, None
@@ -201,7 +186,7 @@ class Workers:
         for child in self.everyone():
             if slot.number in child.adopted:
                 child.adopted.discard(slot.number)
-                self.tell(child, Release(slot.number))
+                child.tell(Release(slot.number))
 
     def _forget_if_empty(self, slot: Slot) -> None:
         if slot in self.given_up and not slot.listeners and not slot.children():
@@ -254,7 +239,7 @@ class Workers:
         for slot in self.slots:
             slot.respawn_at = None
             if slot.worker is not None:
-                self.drain(slot.worker, "reload", seconds)
+                slot.worker.drain("reload", seconds)
                 slot.retired.append(slot.worker)
                 slot.worker = None
 
@@ -286,55 +271,15 @@ class Workers:
 
     def hear(self, child: Child) -> bool:
         """Read what a child says; True when that is that it serves. Raises BlockingIOError when it says nothing."""
-        packet = receive_from_worker(child.control)
-        if packet is None:
-            child.silent = True
-        elif isinstance(packet.message, Failed):
-            child.reason = packet.message.reason
-        elif isinstance(packet.message, Ready):
-            child.ready = True
+        is_ready = child.hear()
+        if is_ready:
             self.groups.open(child.entry.slot)
-            return True
-        return False
-
-    def tell(self, child: Child, message: ToWorker) -> None:
-        """Tell a child something; one that does not read, or is gone, is noticed otherwise."""
-        if not send(child.control, message) and not child.silent:
-            log.warning("worker %d does not read what it is told", child.pid)
-
-    def signal(self, child: Child, number: signal.Signals) -> None:
-        """Signal a child."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, number)
-
-    def pause(self, child: Child) -> None:
-        """Let a worker accept nobody for the time being."""
-        child.paused = True
-        self.tell(child, Pause())
-
-    def resume(self, child: Child) -> None:
-        """Let a worker be as before; it says Ready when it is."""
-        child.paused = child.draining = child.ready = False
-        child.kill_at = float("inf")
-        self.tell(child, Resume())
-
-    def drain(self, child: Child, reason: Reason, seconds: float) -> None:
-        """Let a worker finish and end; it is killed when it does not."""
-        child.draining = True
-        child.kill_at = time.monotonic() + seconds + KILL_AFTER
-        self.tell(child, Drain(reason, seconds))
-
-    def hasten(self, child: Child, seconds: float) -> None:
-        """Let a worker that drains be done soon."""
-        kill_at = time.monotonic() + seconds + KILL_AFTER
-        if kill_at < child.kill_at:
-            child.kill_at = kill_at
-            self.tell(child, Deadline(seconds))
+        return is_ready
 
     def release_retired(self, slot: Slot) -> None:
         """Let those who drain for good close their copies of the listening sockets."""
         for child in slot.retired:
-            self.tell(child, Release(slot.number))
+            child.tell(Release(slot.number))
 
     def settle_adoptions(self) -> None:
         """See that somebody accepts for every slot."""
@@ -345,38 +290,8 @@ class Workers:
                 log.info("worker %d accepts for slot %d, too", move.child.pid, number)
                 sockets = self.groups.of_slot(number)
                 adopt = Adopt(number, tuple(listening_name(sock) for sock in sockets))
-                if send(move.child.control, adopt, sockets):
+                if move.child.tell(adopt, sockets):
                     move.child.adopted.add(number)
             else:
                 move.child.adopted.discard(number)
-                self.tell(move.child, Release(number))
-
-    # time
-
-    def kill_the_overdue(self, now: float, heartbeat_timeout: float, startup_timeout: float) -> None:
-        """Kill those who hang, after they had time to write their stacks, and those who do not end in time."""
-        for child in self.everyone():
-            if now >= child.kill_at:
-                log.warning("worker %d does not stop, and is killed", child.pid)
-                self.signal(child, signal.SIGKILL)
-                child.kill_at = now + KILL_AFTER
-            else:
-                self._check_heartbeat(child, now, heartbeat_timeout, startup_timeout)
-
-    def _check_heartbeat(self, child: Child, now: float, heartbeat_timeout: float, startup_timeout: float) -> None:
-        beat = child.entry.heartbeat_ns / 1e9
-        silence = now - (beat or child.born)
-        limit = heartbeat_timeout if beat else max(heartbeat_timeout, startup_timeout)
-        asked = None if child.asked_for_stacks is None else now - child.asked_for_stacks
-        hang = hang_of(silence, limit, asked)
-        if hang is Hang.NOTHING:
-            child.asked_for_stacks = None
-        elif hang is Hang.ASK_FOR_STACKS:
-            log.error(
-                "worker %d has not moved for %.0f seconds; its stacks follow, then it is killed", child.pid, silence
-            )
-            child.asked_for_stacks = now
-            if beat:  # before, the signal would end it
-                self.signal(child, DUMP_SIGNAL)
-        elif hang is Hang.KILL:
-            self.signal(child, signal.SIGKILL)
+                move.child.tell(Release(number))
