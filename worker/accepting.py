@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 
-from worker.supervisor.messages import listening_name
+from worker.supervisor.messages import socket_number
 from worker.supervisor.reuseport import is_waited_on
 
 log = logging.getLogger("propylon.worker")
@@ -115,21 +115,19 @@ class Acceptor:
         if self.state is AcceptorState.ACCEPTING:
             self._begin(lambda: None)
 
-    def release(
-        self, slot: int, addresses: Collection[str] = (), released: Callable[[], object] = lambda: None
-    ) -> None:
-        """Accept what waits on the sockets of a slot, or those of its addresses, then give them up.
+    def release(self, slot: int, numbers: Collection[int] = (), released: Callable[[], object] = lambda: None) -> None:
+        """Accept what waits on the sockets of a slot, or those with these numbers, then give them up.
 
         When clients keep coming, which others accept too, the sockets are given up after a second. Nothing that
         waits is lost as long as somebody else has the sockets.
 
         Args:
             slot: the own one, or an adopted one.
-            addresses: as of ``listening_name``; none: all.
+            numbers: as of ``socket_number``; none: all.
             released: called when they are closed.
         """
         of_slot = self._slots.get(slot, [])
-        given_up = [each for each in of_slot if not addresses or listening_name(each.sock) in addresses]
+        given_up = [each for each in of_slot if not numbers or socket_number(each.sock) in numbers]
         for listening in given_up:
             of_slot.remove(listening)
         if not of_slot:

@@ -35,8 +35,8 @@ class Told(Protocol):
     def adopt(self, slot: int, sockets: list[socket.socket]) -> None:
         """Accept from the sockets of another slot, too."""
 
-    def release(self, slot: int, addresses: Sequence[str]) -> None:
-        """Give the sockets of a slot up, or those of these addresses."""
+    def release(self, slot: int, numbers: Sequence[int]) -> None:
+        """Give the sockets of a slot up, or those with these numbers."""
 
     def drain(self, reason: Reason, seconds: float) -> None:
         """Finish what is under way, and end."""
@@ -87,7 +87,7 @@ class MasterLink:
         elif isinstance(message, Resume):
             self._told.resume()
         elif isinstance(message, Release):
-            self._told.release(message.slot, message.addresses)
+            self._told.release(message.slot, message.sockets)
         elif isinstance(message, Drain):
             self._told.drain(message.reason, message.seconds)
         elif isinstance(message, Deadline):

@@ -283,9 +283,9 @@ class Worker:
         """Accept from the sockets of another slot, too."""
         self._acceptor.adopt(slot, sockets)
 
-    def release(self, slot: int, addresses: Sequence[str]) -> None:
-        """Accept what waits on the sockets of a slot, or those of these addresses, and give them up."""
-        self._acceptor.release(slot, addresses)
+    def release(self, slot: int, numbers: Sequence[int]) -> None:
+        """Accept what waits on the sockets of a slot, or those with these numbers, and give them up."""
+        self._acceptor.release(slot, numbers)
 
     def drain(self, reason: Reason, seconds: float) -> None:
         """Accept nobody any more, finish what is under way, and stop the loop."""

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from worker.accepting import Acceptor, AcceptorState
-from worker.supervisor.messages import listening_name
+from worker.supervisor.messages import socket_number
 from worker.supervisor.reuseport import is_waited_on
 
 BACKLOG = 37
@@ -298,7 +298,7 @@ def test_one_address_of_a_slot_is_released() -> None:
         acceptor = bench.acceptor(b"a", 0, kept, given_up)
         await acceptor.start()
         released = asyncio.Event()
-        acceptor.release(0, [listening_name(given_up)], released.set)
+        acceptor.release(0, [socket_number(given_up)], released.set)
         await asyncio.wait_for(released.wait(), 10)
         assert acceptor.slots == [0]
         assert await bench.answer(bench.client(kept)) == b"a"

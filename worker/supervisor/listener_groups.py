@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from config_sync.settings import Address
 from worker.supervisor.listeners import Listeners
-from worker.supervisor.messages import listening_name
+from worker.supervisor.messages import socket_number
 from worker.supervisor.retirement import Retirement, Stage
 from worker.supervisor.reuseport import ReuseportGroup
 
@@ -31,7 +31,7 @@ class LetSlotGo:
 class LetAddressGo:
     """Nobody waits for a retired address any more: all are to let go of its sockets."""
 
-    name: str  # as of ``listening_name``
+    sockets: tuple[int, ...]  # as of ``socket_number``: the address may be listened on anew, by others
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class ListenerGroups:
                 continue
             stage = retirement.look(now, group.is_waited_on(group.slots))
             if stage is Stage.RELEASED:
-                events.append(LetAddressGo(listening_name(group.sockets()[0])))
+                events.append(LetAddressGo(tuple(map(socket_number, group.sockets()))))
             elif stage is Stage.OVER:
                 self._sealed.remove(ending)
                 for slot in group.slots:

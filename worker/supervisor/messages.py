@@ -49,11 +49,11 @@ class Adopt(msgspec.Struct, frozen=True, tag="adopt"):
 class Release(msgspec.Struct, frozen=True, tag="release"):
     """To a worker: take those who wait in the queues of a slot, and close its copies of the sockets.
 
-    The slot is its own or one it has adopted; with addresses, as of ``listening_name``, only their sockets.
+    The slot is its own or one it has adopted; with sockets, as of ``socket_number``, only these.
     """
 
     slot: int
-    addresses: tuple[str, ...] = ()
+    sockets: tuple[int, ...] = ()
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -77,6 +77,11 @@ def listening_name(sock: socket.socket) -> str:
     """Return the name by which master and workers speak of a listening socket, and those of other slots with it."""
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def socket_number(sock: socket.socket) -> int:
+    """Return the number by which master and workers speak of one socket: that of its inode, equal for all copies."""
+    return os.fstat(sock.fileno()).st_ino
 
 
 _encode = msgspec.json.Encoder().encode

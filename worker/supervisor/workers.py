@@ -165,7 +165,7 @@ class Workers:
         by_number = {slot.number: slot for slot in self.given_up}
         for event in self.groups.tick(now):
             if isinstance(event, LetAddressGo):
-                self._let_address_go(event.name)
+                self._let_address_go(event.sockets)
             elif isinstance(event, LetSlotGo):
                 self._let_slot_go(by_number[event.slot])
             elif isinstance(event, SlotClosed):
@@ -174,10 +174,10 @@ class Workers:
                 slot.listeners.clear()
                 self._forget_if_empty(slot)
 
-    def _let_address_go(self, name: str) -> None:
+    def _let_address_go(self, sockets: tuple[int, ...]) -> None:
         for child in self.everyone():
             for number in (child.entry.slot, *child.adopted):
-                child.tell(Release(number, (name,)))
+                child.tell(Release(number, sockets))
 
     def _let_slot_go(self, slot: Slot) -> None:
         former, slot.worker = slot.worker, None

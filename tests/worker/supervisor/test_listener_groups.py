@@ -10,7 +10,7 @@ from tests.fakes.processes import free_port, wait_until
 from worker.supervisor import steering
 from worker.supervisor.listener_groups import LetAddressGo, LetSlotGo, ListenerGroups, SlotClosed
 from worker.supervisor.listeners import bind_missing
-from worker.supervisor.messages import listening_name
+from worker.supervisor.messages import socket_number
 from worker.supervisor.retirement import LOOK, RELEASING, SETTLING
 from worker.supervisor.reuseport import is_waited_on
 
@@ -105,7 +105,7 @@ def test_a_slot_that_cannot_be_steered_away_from_stays(bench: Bench, monkeypatch
 def test_an_address_refuses_and_is_let_go_when_nobody_waits(bench: Bench) -> None:
     groups, address = bench.groups, bench.addresses[1]
     bench.add(0, 1)
-    name = listening_name(groups.of_slot(0)[1])
+    numbers = {socket_number(groups.of_slot(slot)[1]) for slot in range(2)}
     bench.connect(20, address)
     groups.retire_address(address, now=0.0)
     assert address not in groups
@@ -115,11 +115,28 @@ def test_an_address_refuses_and_is_let_go_when_nobody_waits(bench: Bench) -> Non
     assert len(groups.of_slot(0)) == 2  # who adopts the slot is to accept those, too
     assert bench.accept(0, 1) == 20
     emptied = SETTLING + LOOK
-    assert groups.tick(emptied) == [LetAddressGo(name)]
+    (event,) = groups.tick(emptied)
+    assert isinstance(event, LetAddressGo)
+    assert set(event.sockets) == numbers
     assert len(groups.of_slot(0)) == 1
     assert groups.tick(emptied + RELEASING) == []
     assert len(groups.sockets()) == 2
     assert groups.due is None
+
+
+def test_an_address_that_is_back_before_the_old_one_is_gone_has_sockets_of_its_own(bench: Bench) -> None:
+    groups, address = bench.groups, bench.addresses[1]
+    bench.add(0)
+    old = socket_number(groups.of_slot(0)[1])
+    groups.retire_address(address, now=0.0)
+    groups.add(0, bind_missing([], [address]), BACKLOG, is_open=True)
+    (event,) = [*groups.tick(SETTLING), *groups.tick(SETTLING + LOOK)]
+    assert isinstance(event, LetAddressGo)
+    assert event.sockets == (old,)
+    bench.connect(5, address)
+    groups.tick(SETTLING + LOOK + RELEASING)
+    assert [socket_number(sock) for sock in groups.of_slot(0)][1:] != [old]
+    assert bench.accept(0) == 5
 
 
 def test_a_slot_and_an_address_go_together(bench: Bench) -> None:
