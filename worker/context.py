@@ -96,7 +96,7 @@ class WorkerContext:
         checks: "CheckRegistry | None" = None,
         registry: Registry | None = None,
     ) -> None:
-        """Prepare a worker; for ``seed`` (its slot) and ``row`` see ``Balancing``, for ``checks`` ``Switcher``.
+        """Prepare a worker; for ``seed`` and ``row`` see ``Balancing``, for ``checks`` ``Switcher``.
 
         Without a ``registry`` there are no plugins.
         """

@@ -158,8 +158,9 @@ class Worker:
         registry = load_registry(settings.plugins.path, settings.plugins.enabled)
         self._store = open_store(settings, entry.board, registry)
         row = entry.board.loads.row(entry.number)
+        seed = boot.slot + boot.generation  # a reload must not make the same nodes the first again
         self._context = context = WorkerContext(
-            settings, loop, self._store, boot.slot, row, open_checks(settings, entry.board), registry
+            settings, loop, self._store, seed, row, open_checks(settings, entry.board), registry
         )
         self._vitals = Vitals(entry, context)
         self._monitor = open_monitor(context, entry, boot.master)

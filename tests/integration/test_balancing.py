@@ -1,7 +1,9 @@
 """Balancers, limits and references, with real workers and real upstreams."""
 
+import contextlib
 import json
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -198,3 +200,51 @@ def test_where_a_route_leads(gateway: Gateway, etcd: Etcd, route: dict[str, Any]
     put(gateway, etcd, "routes/1", {"uri": "/*", **route})
     answered, body = gateway.get("/")
     assert answered == status, json.dumps(body.decode())
+
+
+def reload(gateway: Gateway) -> None:
+    """Reload without a pause for proof, and wait for all workers of the new generation."""
+    gateway.write_conf(reload={"grace": 0.1, "drain_wait": 0.5})
+    done = gateway.command("-s", "reload")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_drains_after_a_reload_counts_for_least_conn(
+    gateway: Gateway, etcd: Etcd, slow: Upstream, fast: Upstream
+) -> None:
+    balance(gateway, etcd, [slow], type="least_conn")
+    with contextlib.ExitStack() as held:
+        for _ in range(8):
+            sock = held.enter_context(socket.create_connection(("127.0.0.1", gateway.port), timeout=20))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its end is no half close
+            sock.sendall(b"GET /slow?s=300 HTTP/1.1\r\nHost: a.com\r\n\r\n")
+        wait_until(lambda: slow.busy == 8, "all are under way")
+        balance(gateway, etcd, [slow, fast], type="least_conn")
+        old = gateway.workers()
+        reload(gateway)
+        assert gateway.workers() & old  # they drain
+        answers: Counter[str] = Counter()
+        for _ in range(16):  # over new connections: the first choices of both workers are among them
+            answers[gateway.get("/")[1].decode()] += 1
+        assert answers == {"fast": 16}
+    wait_until(lambda: not gateway.workers() & old, "the old workers have ended")
+
+
+def test_a_reload_does_not_forget_who_is_slow(gateway: Gateway, etcd: Etcd, slow: Upstream, fast: Upstream) -> None:
+    slow.delay = 0.4
+    balance(gateway, etcd, [slow, fast], type="ewma")
+    ask(gateway, clients=8, requests=6)
+    before = len(slow.requests)
+    assert before > 0
+    reload(gateway)
+    ask(gateway, clients=8, requests=1)  # all at once: what they take cannot be known before they have chosen
+    assert len(slow.requests) == before
+
+
+def test_a_reload_leaves_keys_where_they_are(gateway: Gateway, etcd: Etcd, slow: Upstream, fast: Upstream) -> None:
+    slow.delay = 0
+    balance(gateway, etcd, [slow, fast], type="chash", key="uri")
+    paths = [f"/{at}" for at in range(20)]
+    owners = [gateway.get(path) for path in paths]
+    reload(gateway)
+    assert [gateway.get(path) for path in paths] == owners

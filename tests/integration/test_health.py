@@ -247,8 +247,9 @@ def test_another_worker_takes_over_when_the_prober_dies_or_hangs(
     assert len(re.findall(r"is unhealthy, was healthy", gateway.log())) == 1  # no state was lost on the way
 
 
+@pytest.mark.parametrize("mode", ["slot", "all"])
 def test_states_survive_a_reload_and_changes_of_the_nodes(
-    etcd: Etcd, gateway: Gateway, one: CheckedUpstream, two: CheckedUpstream
+    etcd: Etcd, gateway: Gateway, one: CheckedUpstream, two: CheckedUpstream, mode: str
 ) -> None:
     checks = {"active": RARELY, "passive": {"unhealthy": {"tcp_failures": 1}}}
     one.refuse()
@@ -256,6 +257,7 @@ def test_states_survive_a_reload_and_changes_of_the_nodes(
     wait_until(lambda: names(gateway) == {b"two"} and node(gateway, one)["status"] == "unhealthy", "one is left out")
     one.listen()
     old = gateway.workers()
+    gateway.write_conf(reload={"mode": mode, "grace": 0.1})
     assert gateway.command("-s", "reload").returncode == 0
     wait_until(lambda: not gateway.workers() & old, "the old generation has gone")
     assert node(gateway, one)["status"] == "unhealthy"

@@ -1,7 +1,7 @@
 """Balancing: gives an upstream its balancer, and where its exchanges wait; what is known of its nodes goes along."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
 from weakref import WeakValueDictionary
@@ -55,8 +55,7 @@ class Balancing:
         is_limited = any(peer.max_conns < inf for peer in peers)
         is_tracked = is_limited or config.type in USES_LOAD
         if is_tracked:
-            row = self._row if config.type == "least_conn" else None
-            hand_on_loads(id_, peers, previous, row)
+            hand_on_loads(id_, peers, previous, lambda name: self._load(name, config.type))
         balancer = self._chooser(id_, config, peers, previous)
         if balancer is None:
             return None, None
@@ -76,6 +75,14 @@ class Balancing:
             queue.wake()  # those who wait already may go on with what has changed
             wake_with_rings(balancer, queue)
         return balancer, queue if is_limited or not is_ready else None
+
+    def _load(self, name: str, type_: str) -> Load:
+        """Make the load of a node."""
+        if type_ == "ewma":
+            load = Load(name, timed=self._row)
+            load.begin(monotonic())
+            return load
+        return Load(name, self._row if type_ == "least_conn" else None)
 
     def _chooser(
         self, id_: str, config: schema.Upstream, peers: Sequence[Peer], previous: Upstream | None
@@ -108,13 +115,13 @@ def wake_with_rings(balancer: Balancer, queue: Queue) -> None:
             leaf.ring.when_complete(queue.wake)
 
 
-def hand_on_loads(id_: str, peers: Sequence[Peer], previous: Upstream | None, row: LoadRow | None) -> None:
+def hand_on_loads(id_: str, peers: Sequence[Peer], previous: Upstream | None, make: Callable[[str], Load]) -> None:
     """Give every peer a load: that which its node had before the upstream was changed, or a new one."""
     known = {peer.address: peer.load for peer in previous.peers if peer.is_tracked()} if previous is not None else {}
     for peer in peers:
         load = known.get(peer.address)
         if load is None:
-            load = known[peer.address] = Load(f"{id_} {peer.address}", row)
+            load = known[peer.address] = make(f"{id_} {peer.address}")
         peer.load = load
 
 

@@ -17,16 +17,31 @@ class Load:
     with the old configuration still counts.
     """
 
-    __slots__ = ("_place", "_row", "active", "average", "count", "sampled_at")
+    __slots__ = ("_place", "_row", "_timed", "active", "average", "count", "sampled_at")
 
-    def __init__(self, name: str = "", row: "LoadRow | None" = None) -> None:
-        """Begin without any load; with a row of shared loads, other workers are told under a name."""
+    def __init__(self, name: str = "", row: "LoadRow | None" = None, timed: "LoadRow | None" = None) -> None:
+        """Begin without any load.
+
+        Args:
+            name: under which other workers are told, and found.
+            row: tells and asks them what is under way; None when that is of no interest.
+            timed: tells them response times, and where others have come to; None when these are of no interest.
+        """
         self.active = 0  # in this worker
         self.count = 0  # and in the other workers, when ``refresh`` was last called
         self.average = 0.0  # seconds, at ``sampled_at``
         self.sampled_at = -FORGOTTEN_AFTER
         self._row = row
-        self._place = row.place(name) if row is not None else 0
+        self._timed = timed
+        either = row or timed
+        self._place = either.place(name) if either is not None else 0
+
+    def begin(self, now: float) -> None:
+        """Go on from the response times that other workers have measured, when there is none of our own."""
+        if self._timed is not None and self.score(now) == 0.0:
+            measured = self._timed.measured(self._place, now - FORGOTTEN_AFTER)
+            if measured is not None:
+                self.average, self.sampled_at = measured
 
     def enter(self) -> None:
         """Count a request in."""
@@ -53,6 +68,8 @@ class Load:
         kept = exp(-age / DECAY_TIME) if age < FORGOTTEN_AFTER else 0.0
         self.average = self.average * kept + seconds * (1.0 - kept)
         self.sampled_at = now
+        if self._timed is not None:
+            self._timed.tell(self._place, self.average, now)
 
     def score(self, now: float) -> float:
         """Return the average as it has decayed since the last sample, 0 when that is long ago.

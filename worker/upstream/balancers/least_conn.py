@@ -13,22 +13,25 @@ if TYPE_CHECKING:
     from worker.upstream.peer import Peer
 
 WINDOW = 32  # peers that are compared at most
+SEEN_AT_ONCE = 500  # peers that are looked at before the first choice; about 0.5 ms
 
 
 class LeastConnections:
     """Takes the peer whose (requests under way + 1) / weight is lowest; of equal ones, the next in turn.
 
     Of more than ``WINDOW`` peers, each choice compares so many, beginning behind the peer that was taken last. Requests
-    of other workers count as they were when last looked at: at each choice those of one peer, in turn.
+    of other workers count as they were when last looked at: before the first choice those of all peers, then at each
+    choice those of one, in turn.
     """
 
-    __slots__ = ("_around", "_at", "_count", "_floor", "_turn", "peers", "unhealthy")
+    __slots__ = ("_around", "_at", "_count", "_floor", "_is_new", "_turn", "peers", "unhealthy")
 
     def __init__(self, peers: "Sequence[Peer]", start: int = 0) -> None:
         """Balance over peers, the one at ``start`` first so that workers do not move in step."""
         at = start % len(peers)
         self.peers = (*peers[at:], *peers[:at])
         self._turn = 0
+        self._is_new = True
         self.set_unhealthy(())
 
     def set_unhealthy(self, peers: "Collection[Peer]") -> None:
@@ -45,11 +48,19 @@ class LeastConnections:
 
     def next(self, exchange: "Exchange", tried: "Collection[Peer]" = ()) -> "Peer | None":
         """Return the least loaded peer."""
+        if self._is_new:
+            self._look_at_all()
         turn = self._turn = (self._turn + 1) % len(self.peers)
         self.peers[turn].load.refresh()
         peer, at = self._least(tried)
         self._at = (at + 1) % self._count
         return peer
+
+    def _look_at_all(self) -> None:
+        """See what other workers have under way, those that drain after a reload for example."""
+        self._is_new = False
+        for peer in self.peers[:SEEN_AT_ONCE]:
+            peer.load.refresh()
 
     def _least(self, tried: "Collection[Peer]" = ()) -> "tuple[Peer | None, int]":
         begin, count = self._at, self._count
