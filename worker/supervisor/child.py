@@ -40,6 +40,7 @@ class Child:
     entry: Entry
     born: float
     ready: bool = False
+    ready_at: float = math.inf
     paused: bool = False
     draining: bool = False
     silent: bool = False  # it has closed its end; SIGCHLD tells the rest
@@ -63,6 +64,7 @@ class Child:
             self.reason = packet.message.reason
         elif isinstance(packet.message, Ready):
             self.ready = True
+            self.ready_at = min(self.ready_at, time.monotonic())
             return True
         return False
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 
-QUICK_DEATH = 10.0  # seconds; a worker that dies younger is not re-forked at once a second time
+# Seconds of serving; who dies sooner, or before, is not re-forked at once a second time. It is short: one that somebody
+# kills now and then has to be back at once, or all slots would wait at the same time.
+QUICK_DEATH = 1.0
 LONGEST_DELAY = 30.0
 JITTER = 0.25  # by how much of it a delay is longer or shorter, by chance: workers that die together come back apart
 
 
-def failures_in_a_row(failures: int, lived: float) -> int:
-    """Count a death in, of a worker that has lived so many seconds."""
-    return failures + 1 if lived < QUICK_DEATH else 1
+def failures_in_a_row(failures: int, served: float) -> int:
+    """Count a death in, of a worker that has served for so many seconds."""
+    return failures + 1 if served < QUICK_DEATH else 1
 
 
 def respawn_delay(failures: int, choose: Callable[[], float]) -> float:

@@ -261,7 +261,7 @@ class Workers:
     def schedule_respawn(self, slot: Slot, child: Child, cause: str, now: float) -> None:
         """Note when a slot whose worker has died is filled again."""
         lived = now - child.born
-        slot.failures = failures_in_a_row(slot.failures, lived)
+        slot.failures = failures_in_a_row(slot.failures, now - child.ready_at)
         delay = respawn_delay(slot.failures, random.random)
         slot.respawn_at = now + delay
         self.scoreboard.count_restart(slot.number)
