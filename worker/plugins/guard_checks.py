@@ -1,5 +1,6 @@
 """What several plugins check of their configuration, and compile of it."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,9 +9,11 @@ import msgspec
 from config_sync.errors import InvalidResource
 from config_sync.schema.regexes import Regex, check_regex
 from worker.fields import field_line
-from worker.variables.values import text_of
 
 Found = Callable[[str], bool]
+
+FRAMING = frozenset(("connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"))
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def check_exactly_one(config: msgspec.Struct, *names: str) -> None:
@@ -27,11 +30,18 @@ def check_regexes(patterns: Sequence[Any] | None, path: str) -> None:
 
 
 def check_field(name: str, value: str, path: str) -> None:
-    """Check that a name and a value can be sent as a field; InvalidResource."""
+    """Check that a name and a value can be sent as a field, and frame no message; InvalidResource."""
+    if name.lower() in FRAMING:
+        raise InvalidResource(path, f"field {name} frames the message and cannot be set")
     try:
         field_line(name.encode(), value.encode())
     except ValueError as error:
         raise InvalidResource(path, str(error)) from error
+
+
+def field_value(text: str) -> bytes:
+    """Return what can be sent of a text as the value of a field: control characters become spaces."""
+    return _CONTROL.sub(b" ", text.encode("utf-8", "surrogateescape"))
 
 
 def any_of(patterns: Sequence[str], is_case_ignored: bool = False, when_late: bool = False) -> Found:
@@ -52,8 +62,3 @@ def any_of(patterns: Sequence[str], is_case_ignored: bool = False, when_late: bo
         return False
 
     return found
-
-
-def header_text(value: bytes | None) -> str | None:
-    """Return a field's value as text, None when there is none."""
-    return None if value is None else text_of(value)
