@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
+from worker.plugins.http_client import HttpClient
+
 if TYPE_CHECKING:
     from config_sync.settings import Settings
     from worker.consumers import Consumers
@@ -30,6 +32,7 @@ class PluginServices:
         self.consumers = consumers
         self.upstream = upstream
         self.upstream_of = upstream_of
+        self.http = HttpClient(loop, settings.ssl.ssl_trusted_certificate)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attribute(self, plugin: str) -> Mapping[str, Any]:
@@ -50,6 +53,7 @@ class PluginServices:
             log.error("a plugin's background work has failed", exc_info=error)
 
     def close(self) -> None:
-        """Cancel what runs."""
+        """Cancel what runs, and close the connections of ``http``."""
         for task in list(self._tasks):
             task.cancel()
+        self.http.close()
