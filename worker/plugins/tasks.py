@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 async def in_task(exchange: "Exchange", awaitable: Awaitable[T]) -> T:
     """Wait for something in a Task of its own, which is cancelled when the exchange ends meanwhile."""
-    task = asyncio.ensure_future(awaitable)
+    task = asyncio.ensure_future(awaitable, loop=exchange.downstream.context.loop)
     waiting = _Waiting(exchange)
     exchange.waiting = waiting
     task.add_done_callback(waiting.done)
