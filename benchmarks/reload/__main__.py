@@ -6,10 +6,11 @@ left.
 """
 
 import argparse
+import contextlib
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--mode", choices=["slot", "all"], help="reload.mode")
     parser.add_argument("--grace", type=float, help="reload.grace, seconds")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--directory", type=Path, help="where the gateway's files are, and stay")
     parser.add_argument("--by-signal", action="store_true", help="resize: by TTOU and TTIN instead of HUP")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -54,8 +56,8 @@ def main(arguments: list[str]) -> int:
         print(f"{wanted} rounds are done")
         return 0
     try:
-        with tempfile.TemporaryDirectory(prefix="propylon-reload-") as directory:
-            outcome = run(Path(directory), Limits(left, options.minutes * 60), **given)
+        with _workplace(options.directory) as directory:
+            outcome = run(directory, Limits(left, options.minutes * 60), **given)
     except ScenarioError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
@@ -65,13 +67,23 @@ def main(arguments: list[str]) -> int:
     return _present(options.scenario, outcome, whole, wanted)
 
 
+@contextlib.contextmanager
+def _workplace(chosen: Path | None) -> Iterator[Path]:
+    if chosen is not None:
+        chosen.mkdir(parents=True)
+        yield chosen
+        return
+    with tempfile.TemporaryDirectory(prefix="propylon-reload-") as directory:
+        yield Path(directory)
+
+
 def _present(name: str, outcome: Outcome, whole: dict[str, Any], wanted: int) -> int:
     for client, seen in outcome.summary.clients.items():
         failed = ", ".join(f"{count} {fault}" for fault, count in seen.failed.items()) or "none failed"
         latency = f"p50 {seen.latency.p50} ms, p99 {seen.latency.p99} ms" if seen.latency is not None else ""
         print(f"{client:16}{seen.connections:8} connections{seen.answered:8} answered, {failed}; {latency}")
     for figure, value in outcome.figures.items():
-        print(f"{figure}: {value if figure != 'samples' else value[-1]}")
+        print(f"{figure}: {value[-1] if figure == 'samples' else round(value, 3) if type(value) is float else value}")
     print(f"{name}: {whole['rounds']} of {wanted} rounds, {whole['answered']} answered, {whole['failed']} failed")
     for complaint in whole["complaints"]:
         print(f"complaint: {complaint}")

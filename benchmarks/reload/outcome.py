@@ -40,5 +40,5 @@ class Outcome:
             "websocket_messages": self.summary.messages,
             "websockets_closed_by_the_gateway": dict(codes),
             "complaints": self.complaints,
-            **self.figures,
+            **{name: round(value, 3) if type(value) is float else value for name, value in self.figures.items()},
         }

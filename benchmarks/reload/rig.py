@@ -45,8 +45,8 @@ class Rig:
         assert self.gateway.process is not None
         return self.gateway.process.pid
 
-    def reload(self, number: signal.Signals = signal.SIGHUP, **changes: object) -> Reload:
-        """Change settings, signal the master, and wait for the outcome, which is kept in ``reloads``.
+    def reload(self, **changes: object) -> Reload:
+        """Change settings, send HUP, and wait for the outcome, which is kept in ``reloads``.
 
         Raises:
             ScenarioError: there is none in time, or the reload failed.
@@ -55,14 +55,23 @@ class Rig:
             self.gateway.write_conf(**changes)
         before = self._result()
         began = time.monotonic()
-        self.gateway.signal(number)
-        wait_for(lambda: self._result() != before, f"{number.name} has an outcome")
+        self.gateway.signal(signal.SIGHUP)
+        wait_for(lambda: self._result() != before, "the reload has an outcome")
         done = Reload(began, time.monotonic())
         self.reloads.append(done)
         result: dict[str, Any] = json.loads(self._result())
         if not result["ok"]:
-            raise ScenarioError(f"{number.name} failed: {result['reason']}")
+            raise ScenarioError(f"a reload failed: {result['reason']}")
         return done
+
+    def resize(self, number: signal.Signals, workers: int) -> None:
+        """Send TTIN or TTOU, and wait until so many workers serve; raises ScenarioError."""
+        began = time.monotonic()
+        line = f"{workers} workers serve"
+        before = self.gateway.log().count(line)
+        self.gateway.signal(number)
+        wait_for(lambda: self.gateway.log().count(line) > before, line)
+        self.reloads.append(Reload(began, time.monotonic()))
 
     def _result(self) -> str:
         path = self.gateway.directory / "run" / "reload.json"  # replaced as a whole
@@ -86,8 +95,17 @@ def rig(directory: Path, **settings: object) -> Iterator[Rig]:
         made = Rig(etcd, upstream, gateway, stack.enter_context(Load()))
         made.route()
         stack.callback(gateway.kill)
-        gateway.start()
+        wait_for_start(gateway)
         yield made
+
+
+def wait_for_start(gateway: Gateway) -> None:
+    """Start it; raises ScenarioError with the end of its log."""
+    try:
+        gateway.start()
+    except AssertionError as error:
+        output = (gateway.directory / "output").read_text()
+        raise ScenarioError(f"{error}\n{(output + gateway.log())[-1_000:]}") from error
 
 
 def wait_for(holds: Callable[[], object], what: str) -> None:
@@ -98,12 +116,30 @@ def wait_for(holds: Callable[[], object], what: str) -> None:
         raise ScenarioError(str(error)) from error
 
 
+def complains(holds: Callable[[], object], what: str) -> list[str]:
+    """Wait for a condition, and return what is to be said when it does not come true."""
+    try:
+        wait_for(holds, what)
+    except ScenarioError as error:
+        return [str(error)]
+    return []
+
+
 def resident(pid: int) -> int:
     """Return the bytes of memory that a process has; 0 when it is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what CPU time a process and its children that have ended have taken; 0 when it is gone."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def descriptors(pid: int) -> list[str]:

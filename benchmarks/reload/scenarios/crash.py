@@ -11,13 +11,14 @@ from pathlib import Path
 
 from benchmarks.reload import judge
 from benchmarks.reload.outcome import Limits, Outcome
-from benchmarks.reload.rig import Rig, rig, wait_for
+from benchmarks.reload.rig import Rig, complains, rig, wait_for
 from benchmarks.reload.scenarios.driving import WARM_UP, everybody
 from benchmarks.reload.tally import Client, Failure, Summary
 
 PAUSE = 0.5  # seconds between two kills
 NOTICED = 2.0  # seconds within which a client has noticed that its connection is gone
 MOST = 2.0  # times the latency of the undisturbed run
+READY = re.compile(r" (\d+)#propylon\.worker: worker \d+ of generation \d+ is ready ")
 LISTENING = "0A"
 _ROW = re.compile(r"^ *\d+: \w+:(\w{4}) \w+:(\w{4}) (\w\w) .*? +\d+ +\d+ (\d+) ", re.MULTILINE)
 
@@ -48,16 +49,20 @@ def run(
         before = running.load.mark()
         begun = time.monotonic()
         kills: list[Kill] = []
+        deserted = 0.0
         while len(kills) < limits.rounds and time.monotonic() - begun < limits.seconds:
             time.sleep(max(0.0, begun + PAUSE * len(kills) - time.monotonic()))
-            kills.append(_kill(running, random.choice(sorted(running.gateway.workers()))))
+            waiting = time.monotonic()
+            wait_for(lambda: _ready(running), "a worker is ready")
+            deserted += time.monotonic() - waiting
+            kills.append(_kill(running, random.choice(_ready(running))))
         time.sleep(PAUSE)
         seconds = time.monotonic() - begun
         during = running.load.mark()
         running.load.stop(group.name)
         after = running.load.mark()
-        wait_for(lambda: len(running.gateway.workers()) == workers, "all workers are back")
-    complaints = judge.failures(before.failures, " before the first kill")
+        complaints = judge.failures(before.failures, " before the first kill")
+        complaints += complains(lambda: len(running.gateway.workers()) == workers, "all workers are back")
     failures = [*during.failures, *after.failures]
     complaints += judge.failures(unexplained(failures, kills), " not on a worker that was killed")
     if any(closing.code not in judge.DEADLINE_CODES for closing in during.closings):
@@ -65,6 +70,7 @@ def run(
     figures = {
         "failed_on_killed_workers": len(failures) - len(unexplained(failures, kills)),
         "connections_on_killed_workers": sum(len(kill.ports) for kill in kills),
+        "seconds_without_a_worker": deserted,
         "undisturbed_p99_ms": _p99(before),
         "p99_ms": _p99(during),
     }
@@ -90,14 +96,26 @@ def _explains(kill: Kill, failure: Failure) -> bool:
     return failure.port in kill.ports and failure.opened < kill.at < failure.at < kill.at + NOTICED
 
 
+def _ready(running: Rig) -> list[int]:
+    """Return the workers that accept, by what they have said in the log."""
+    said = {int(pid) for pid in READY.findall(running.gateway.log())}
+    return sorted(said & running.gateway.workers())
+
+
 def _kill(running: Rig, pid: int) -> Kill:
     # Stopped first, so that it accepts nobody behind our back.
     os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: _state(pid) == "T", f"worker {pid} has stopped")
     sockets = _sockets(pid)
     ports = accepted(Path("/proc/net/tcp").read_text(), running.gateway.port, sockets)
     at = time.monotonic()
     os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: pid not in running.gateway.workers(), f"worker {pid} has died")
     return Kill(at, frozenset(ports))
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _sockets(pid: int) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from benchmarks.reload import judge
 from benchmarks.reload.clients import Group
 from benchmarks.reload.outcome import Limits, Outcome
-from benchmarks.reload.rig import Rig, ScenarioError
+from benchmarks.reload.rig import Rig, ScenarioError, cpu_seconds
 
 MAX_GENERATIONS = 3
 SHUTDOWN_TIMEOUT = 20.0  # seconds
@@ -42,7 +42,7 @@ def drive(running: Rig, limits: Limits, group: Group, step: Step, timeout: float
     rounds = 0
     running.load.start(group)
     time.sleep(WARM_UP)
-    begun = time.monotonic()
+    begun, used = time.monotonic(), cpu_seconds(running.master)
     try:
         while rounds < limits.rounds and time.monotonic() - begun < limits.seconds:
             step(rounds)
@@ -50,9 +50,10 @@ def drive(running: Rig, limits: Limits, group: Group, step: Step, timeout: float
     except ScenarioError as error:
         complaints.append(str(error))
     seconds = time.monotonic() - begun
+    used = cpu_seconds(running.master) - used
     running.load.stop(group.name)
     summary = running.load.mark()
     complaints += judge.failures(summary.failures)
     complaints += judge.closings(summary.closings, running.reloads, MAX_GENERATIONS, timeout)
-    figures = {"seconds_per_round": round(seconds / rounds, 3) if rounds else None}
+    figures = {"seconds_per_round": seconds / max(1, rounds), "cpu_seconds_per_round": used / max(1, rounds)}
     return Outcome(summary, complaints, rounds, seconds, figures)

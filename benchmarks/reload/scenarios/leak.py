@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.reload.clients import Group
 from benchmarks.reload.outcome import Limits, Outcome
-from benchmarks.reload.rig import Rig, descriptors, resident, rig, wait_for
+from benchmarks.reload.rig import Rig, complains, descriptors, resident, rig
 from benchmarks.reload.scenarios.driving import MAX_GENERATIONS, drive, settings
 
 MOST_GROWTH = 1.05
@@ -51,9 +51,12 @@ def run(directory: Path, limits: Limits, mode: str = "slot", workers: int = 2, g
 
         load = Group("all", running.gateway.port, new=1, kept=4, websockets=10)
         outcome = drive(running, limits, load, step)
-        wait_for(lambda: len(running.gateway.workers()) == workers, "the old generations have ended")
-        last = watch.samples[0]["descriptors"]
-        wait_for(lambda: len(descriptors(running.master)) <= last, f"the master has {last} descriptors again")
+        ended = complains(lambda: len(running.gateway.workers()) == workers, "the old generations have ended")
+        first = watch.samples[0]["descriptors"]
+        closed = complains(
+            lambda: len(descriptors(running.master)) <= first, f"the master has {first} descriptors again"
+        )
+        outcome.complaints += [*ended, *closed]
     outcome.complaints += grown(watch.samples)
     if watch.most_generations > MAX_GENERATIONS:
         outcome.complaints.append(f"{watch.most_generations} old generations lived at once")

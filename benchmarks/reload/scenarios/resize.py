@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from benchmarks.reload.outcome import Limits, Outcome
-from benchmarks.reload.rig import rig, wait_for
+from benchmarks.reload.rig import complains, rig
 from benchmarks.reload.scenarios.driving import drive, everybody, settings
 
 MANY, FEW = 4, 3
@@ -23,13 +23,13 @@ def run(
     with rig(directory, **settings(mode, MANY, grace)) as running:
 
         def step(number: int) -> None:
-            fewer = number % 2 == 0
+            count = MANY if number % 2 else FEW
             if by_signal:
-                running.reload(signal.SIGTTOU if fewer else signal.SIGTTIN)
+                running.resize(signal.SIGTTIN if count == MANY else signal.SIGTTOU, count)
             else:
-                running.reload(worker_processes=FEW if fewer else MANY)
+                running.reload(worker_processes=count)
 
         outcome = drive(running, limits, everybody(running.gateway.port, transfer, share), step)
         left = FEW if outcome.rounds % 2 else MANY
-        wait_for(lambda: len(running.gateway.workers()) == left, f"{left} workers are left")
+        outcome.complaints += complains(lambda: len(running.gateway.workers()) == left, f"{left} workers are left")
         return outcome
