@@ -24,6 +24,7 @@ FORMER = 1
         (2**22 + 1, {"pid": 2**22 + 1, "ready": True}, False),
         (None, {"pid": os.getpid(), "ready": True}, False),
     ],
+    ids=["ready", "not ready", "of another", "silent", "the former", "dead", "no pid file"],
 )
 def test_only_a_living_master_that_is_ready(
     tmp_path: Path, pid: int | None, state: dict[str, object] | None, found: bool
