@@ -298,15 +298,14 @@ class Worker:
             return
         self._drain_until = self._loop.time() + seconds
         self._context.drain(reason)
+        if reason == "stop":
+            self._acceptor.close()
         if was_draining:
             return
         self._readiness.drain()
         if self._monitor is not None:
             self._monitor.drain()
-        if reason == "stop":
-            self._acceptor.close()
-        else:
-            self._acceptor.pause()  # it may have to be resumed
+        self._acceptor.pause()  # after "reload" it may have to be resumed
         self._api.drain()
         self._drain_timer = self._loop.call_later(DRAIN_CHECK, self._check_drained, False)
 

@@ -125,6 +125,18 @@ def test_signals_that_come_during_a_reload_are_merged_and_none_is_lost(gateway: 
     wait_until(lambda: len(gateway.workers()) == 3 and not gateway.workers() & before, "the others have ended")
 
 
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+def test_a_stop_in_the_middle_of_a_reload_leaves_nobody_behind(gateway: Gateway, number: signal.Signals) -> None:
+    before = gateway.workers()
+    gateway.write_conf(reload={"grace": 30})
+    gateway.signal(signal.SIGHUP)
+    wait_until(lambda: "of generation 2 is ready" in gateway.log(), "a canary")
+    everyone = gateway.workers()
+    assert before < everyone
+    assert gateway.stop(number) == 0
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in everyone), "all have ended")
+
+
 def pending(pid: int) -> bool:
     """Tell whether a signal has not reached a process yet."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -143,7 +143,7 @@ def test_a_new_master_that_fails_changes_nothing(pair: Pair, tree: Path, broken:
         assert reason in pair.gateway.log()
     else:
         if broken != "master.py":
-            pair.gateway.write_conf(worker_startup_timeout=4)
+            pair.gateway.write_conf(worker_startup_timeout=8)
             pair.gateway.signal(signal.SIGHUP)
             wait_until(lambda: "generation 2 serves" in pair.gateway.log(), "a short patience")
             wait_until(lambda: not children(pair.old) & workers, "the first workers have ended")
@@ -200,6 +200,7 @@ def test_systemd_follows(
             systemd.await_line(f"MAINPID={new}", 2)  # by the old one, and by the new one when it was told
             os.kill(new, signal.SIGTERM)
             systemd.await_line(f"MAINPID={pair.old}", 2)
+            wait_until(lambda: pair.pid() == pair.old, "its pid file is back")
             assert not systemd.having("STOPPING=1")
             assert len(systemd.store) == 3
         finally:

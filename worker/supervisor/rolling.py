@@ -139,8 +139,10 @@ class Rolling:
 
     def ready(self, slot: Slot, child: Child) -> None:
         """A worker of a slot that is involved serves."""
-        event = self._rollout.ready if child is slot.successor else self._rollout.returned
-        self._carry_out(event(slot.number, time.monotonic()))
+        if child is slot.successor:
+            self._carry_out(self._rollout.ready(slot.number, time.monotonic()))
+        elif child is slot.worker:  # and not one that was set aside, since it did not answer for long
+            self._carry_out(self._rollout.returned(slot.number, time.monotonic()))
 
     def died(self, slot: Slot, reason: str) -> None:
         """A successor has died."""
