@@ -1,15 +1,11 @@
-"""Which provider the settings ask for."""
+"""Which provider the settings ask for; the others are not imported, which a worker's start would wait for."""
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 from config_sync.cache import ConfigStore
-from config_sync.etcd.sync import EtcdProvider
-from config_sync.file import FileProvider
 from config_sync.provider import Provider
-from config_sync.relay.election import relay_name
-from config_sync.relay.provider import RelayProvider
 from config_sync.settings import Settings
 
 
@@ -22,12 +18,19 @@ def open_provider(
         SettingsError: its settings are of no use.
     """
     if settings.config_provider == "yaml":
+        from config_sync.file import FileProvider
+
         return FileProvider(settings.yaml, store, loop, on_progress)
+
+    from config_sync.etcd.sync import EtcdProvider
 
     def watch(on_progress: Callable[[int], None]) -> Provider:
         return EtcdProvider(settings.etcd, store, loop, on_progress)
 
     if settings.etcd.watch == "worker":
         return watch(on_progress)
+    from config_sync.relay.election import relay_name
+    from config_sync.relay.provider import RelayProvider
+
     directory = Path(settings.runtime_dir)
     return RelayProvider(directory, relay_name(settings.etcd), watch, store, loop, on_progress)

@@ -14,8 +14,9 @@ The machine does no I/O; it is told answers and times, and returns commands.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from config_sync.etcd.messages import OUT_OF_RANGE, KeyValue, RangeAnswer
 from config_sync.records import place_of
@@ -34,8 +35,7 @@ class AuditState(Enum):
     AWAITING = "awaiting"  # the cursor
 
 
-@dataclass(frozen=True)
-class ReadKeys:
+class ReadKeys(msgspec.Struct, frozen=True):
     """Ask for a page of keys at ``revision``, of those not older than ``min_mod_revision``."""
 
     key: bytes
@@ -44,29 +44,25 @@ class ReadKeys:
     with_values: bool
 
 
-@dataclass(frozen=True)
-class ReadNewer:
+class ReadNewer(msgspec.Struct, frozen=True):
     """Ask, linearizably, for one key that is not older than ``min_mod_revision``."""
 
     min_mod_revision: int
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     """Everything up to ``revision`` is here."""
 
     revision: int
 
 
-@dataclass(frozen=True)
-class SuspectMember:
+class SuspectMember(msgspec.Struct, frozen=True):
     """The watch has not brought what there is."""
 
     reason: str
 
 
-@dataclass(frozen=True)
-class SuspectLoss:
+class SuspectLoss(msgspec.Struct, frozen=True):
     """What is here is not what is there."""
 
     reason: str

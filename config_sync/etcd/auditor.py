@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from config_sync.errors import StoreError
 from config_sync.etcd import messages
@@ -20,13 +21,11 @@ TIMEOUT = 30.0  # an answer; the audit has time
 BUSY_DELAY = 0.1  # until the next look whether the store stands still
 
 
-@dataclass(frozen=True)
-class ReadVersion:
+class ReadVersion(msgspec.Struct, frozen=True):
     """Ask a member for its version."""
 
 
-@dataclass(frozen=True)
-class Renew:
+class Renew(msgspec.Struct, frozen=True):
     """Ask for a new token, for a call that was refused."""
 
     call: Call

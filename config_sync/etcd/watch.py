@@ -25,8 +25,9 @@ are to be carried out. At most one request is under way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
+
+import msgspec
 
 from config_sync.etcd.messages import (
     FAILED_PRECONDITION,
@@ -97,67 +98,57 @@ TRANSITIONS: dict[State, dict[Trigger, State]] = {
 }
 
 
-@dataclass(frozen=True)
-class Authenticate:
+class Authenticate(msgspec.Struct, frozen=True):
     """Ask for a token."""
 
 
-@dataclass(frozen=True)
-class ReadPage:
+class ReadPage(msgspec.Struct, frozen=True):
     """Ask for the keys from ``key`` on, at ``revision`` (0: the current one)."""
 
     key: bytes
     revision: int
 
 
-@dataclass(frozen=True)
-class ReadRevision:
+class ReadRevision(msgspec.Struct, frozen=True):
     """Ask for the revision the store stands at, linearizably, and for the epoch key if there is one."""
 
 
-@dataclass(frozen=True)
-class OpenWatch:
+class OpenWatch(msgspec.Struct, frozen=True):
     """Open a watch of the prefix; the server is to end it after ``poll`` seconds."""
 
     start_revision: int
     poll: int
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """Take these entries as a part of the snapshot that is coming; with ``is_first`` it begins."""
 
     entries: list[Entry]
     is_first: bool
 
 
-@dataclass(frozen=True)
-class Complete:
+class Complete(msgspec.Struct, frozen=True):
     """The snapshot is whole: make the store equal to it, and say how that went."""
 
     revision: int
 
 
-@dataclass(frozen=True)
-class Apply:
+class Apply(msgspec.Struct, frozen=True):
     """Apply the events of whole revisions; without events the store is known to be up to date."""
 
     events: list[Event]
     revision: int
 
 
-@dataclass(frozen=True)
-class Disconnect:
+class Disconnect(msgspec.Struct, frozen=True):
     """Close the connection: its stream is over, or cannot be trusted."""
 
 
-@dataclass(frozen=True)
-class UseNextEndpoint:
+class UseNextEndpoint(msgspec.Struct, frozen=True):
     """Talk to another member from now on."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """Say something: ``error`` when people should act, else a notice."""
 
     text: str
@@ -168,8 +159,7 @@ Request = Authenticate | ReadPage | ReadRevision | OpenWatch
 Command = Request | Stage | Complete | Apply | Disconnect | UseNextEndpoint | Report
 
 
-@dataclass
-class Limits:
+class Limits(msgspec.Struct):
     """Times in seconds, all bounds of what the machine waits for."""
 
     request: float = 30.0  # an answer to a call
@@ -177,12 +167,11 @@ class Limits:
     longest_delay: float = LONGEST_DELAY
 
 
-@dataclass
-class _List:
+class _List(msgspec.Struct):
     """A list under way."""
 
     revision: int = 0
-    foreign: dict[str, int] = field(default_factory=dict)
+    foreign: dict[str, int] = msgspec.field(default_factory=dict)
     epoch: bytes = b""
 
 

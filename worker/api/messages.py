@@ -1,14 +1,12 @@
 """What a handler of the control interface is given, and what it may return."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A request whose body has been skipped."""
 
     method: str
@@ -21,8 +19,7 @@ class Request:
     accept: str = ""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A complete answer."""
 
     status: int
@@ -30,8 +27,7 @@ class Answer:
     fields: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Portions:
+class Portions(msgspec.Struct, frozen=True):
     """A body that is made while it is sent; each step of the iterator takes half a millisecond at most."""
 
     status: int
@@ -39,8 +35,7 @@ class Portions:
     content_type: str = "application/json"
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """An answer that something must happen for; ``poll(now)`` returns it in the end, ``now`` of the loop's clock."""
 
     poll: Callable[[float], Answer | None]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
+import worker.supervisor.preimport  # noqa: F401 - for its effect on the children
 from config_sync.settings import Settings
 from worker.scoreboard import Entry
 from worker.supervisor.child import Child
