@@ -74,6 +74,11 @@ class EditedRequest(Request):
         for fields in self._parts():
             fields.remove(name)
 
+    def set_upstream_field(self, name: bytes, value: bytes) -> None:
+        """Let a field have this value upstream, and for whoever asks the one it has; ValueError as ``set_field``."""
+        self._check(name)
+        _Part(self, "upstream_fields", 0).set(name, value)
+
     def set_body(self, exchange: "Exchange", body: bytes) -> None:
         """Send this body instead of the client's, which must have been received whole."""
         if exchange.body is not None:

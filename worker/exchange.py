@@ -85,6 +85,18 @@ class Exchange:
             return None
         return request.pattern.captures(request.path_matched)
 
+    @property
+    def remote_address(self) -> str:
+        """The client's address, which ``real_ip_header`` or a plugin may have found out."""
+        run = self.run
+        return self.downstream.remote_address if run is None or run.client is None else run.client[0]
+
+    @property
+    def remote_port(self) -> int:
+        """The client's port, likewise; 0 when it is not known."""
+        run = self.run
+        return self.downstream.remote_port if run is None or run.client is None else run.client[1]
+
     def resume(self, value: object = None) -> None:
         """Hand over what the exchange waits for; it runs on until it waits again or has ended."""
         self.waiting = None

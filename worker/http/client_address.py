@@ -51,7 +51,7 @@ class RealIp:
             return address, port
         chain = _SEPARATORS.split(b",".join(values).decode("latin-1").strip(" \t,"))
         for entry in reversed(chain):
-            found = _address_and_port(entry)
+            found = address_and_port(entry)
             if found is None:
                 break
             address, port = found
@@ -60,7 +60,8 @@ class RealIp:
         return address, port
 
 
-def _address_and_port(text: str) -> tuple[str, int] | None:
+def address_and_port(text: str) -> tuple[str, int] | None:
+    """Read ``address``, ``address:port`` or ``[address]:port``, with port 0 for none; None for anything else."""
     found = _WITH_PORT.fullmatch(text)
     host, port = (found[1] or found[2], int(found[3] or 0)) if found is not None else (text, 0)
     try:

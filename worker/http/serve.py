@@ -314,9 +314,9 @@ def refuse(context: "WorkerContext", exchange: Exchange, error: Exception) -> No
     downstream = exchange.downstream
     close_connection(exchange)
     if error.source is not Source.DOWNSTREAM:
-        log.error("%s, client: %s, request: %r", error, downstream.remote_address, exchange.request)
+        log.error("%s, client: %s, request: %r", error, exchange.remote_address, exchange.request)
     elif not isinstance(error, RouteNotFound | ClientClosed):  # these the access log tells
-        log.info("%s: %s, client: %s", type(error).__name__, error, downstream.remote_address)
+        log.info("%s: %s, client: %s", type(error).__name__, error, exchange.remote_address)
     if exchange.status:
         downstream.abort()
         return

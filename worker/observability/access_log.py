@@ -86,7 +86,7 @@ class AccessLog:
             referer = _text(request.header(b"referer") or b"-")
             agent = _text(request.header(b"user-agent") or b"-")
         return (
-            f"{exchange.downstream.remote_address} - - [{self._now('%d/%b/%Y:%H:%M:%S %z')}] "
+            f"{exchange.remote_address} - - [{self._now('%d/%b/%Y:%H:%M:%S %z')}] "
             f'"{line}" {exchange.status} {exchange.bytes_sent} "{referer}" "{agent}"\n'
         )
 
@@ -94,7 +94,7 @@ class AccessLog:
         request = exchange.request
         entry: dict[str, object] = {
             "time_iso8601": self._now("%Y-%m-%dT%H:%M:%S%z"),
-            "remote_addr": exchange.downstream.remote_address,
+            "remote_addr": exchange.remote_address,
             "status": exchange.status,
             "body_bytes_sent": exchange.bytes_sent,
             "request_time": round(self._clock() - exchange.started, 4),

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 class PluginRun:
     """Kept by an exchange to which plugins apply; None where there are none."""
 
-    __slots__ = ("answer", "body", "chain", "consumer", "data", "filtered", "head", "upstream")
+    __slots__ = ("answer", "body", "chain", "client", "consumer", "data", "filtered", "head", "upstream")
 
     def __init__(self, chain: "Chain") -> None:
         self.chain = chain  # what applies; another one once a consumer with plugins is attached
+        self.client: tuple[str, int] | None = None  # address and port, when a plugin has found out
         self.consumer: AttachedConsumer | None = None
         self.upstream: UpstreamCell | None = None  # instead of the route's
         self.answer: Answer | None = None  # what a plugin has answered

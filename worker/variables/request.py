@@ -211,13 +211,13 @@ def server_port(exchange: "Exchange") -> str:
 
 
 def remote_address(exchange: "Exchange") -> str:
-    """Return the client's address, after ``real_ip_header``."""
-    return exchange.downstream.remote_address
+    """Return the client's address, after ``real_ip_header`` and real-ip."""
+    return exchange.remote_address
 
 
 def remote_port(exchange: "Exchange") -> str:
-    """Return the client's port, after ``real_ip_header``: nothing when that names none."""
-    return str(exchange.downstream.remote_port or "")
+    """Return the client's port, after ``real_ip_header`` and real-ip: nothing when they name none."""
+    return str(exchange.remote_port or "")
 
 
 def peer_address(exchange: "Exchange") -> str:

@@ -32,7 +32,7 @@ def hash_key(id_: str, config: "schema.Upstream") -> "Callable[[Exchange], bytes
                     "upstream %s: a request has no %s %s to hash on; remote_addr is taken for such requests",
                     *(id_, config.hash_on, config.key or "name"),
                 )
-            value = exchange.downstream.remote_address
+            value = exchange.remote_address
         return shown(value).encode("utf-8", "surrogateescape")
 
     return key
