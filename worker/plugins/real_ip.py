@@ -8,7 +8,7 @@ upstream is told (``X-Real-IP``, the end of ``X-Forwarded-For``). Routes have be
     recursive           of ``http_x_forwarded_for``: whether to take the last address that is not trusted (the first
                         when all are) instead of the last
 
-What is no address is ignored. The port is not known when none is named. An IPv4 address written as IPv6 is read as IPv4.
+What is no address is ignored. The port is not known when none is named. An IPv4 address written as IPv6 is read as one.
 """
 
 from ipaddress import IPv6Address, ip_address

@@ -99,6 +99,7 @@ def test_tokens_of_another_gateway_with_the_key_count() -> None:
         "a",
         "%%%",
     ],
+    ids=range(11),
 )
 def test_what_is_forged_or_too_old_does_not(token: str) -> None:
     answer = posted(token)
