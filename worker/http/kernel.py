@@ -5,12 +5,11 @@ import fcntl
 import os
 import socket
 import struct
-import sys
 import termios
+from array import array
 
 # tcp_info.tcpi_last_ack_recv of linux/tcp.h: milliseconds since the peer last acknowledged anything.
 _LAST_ACK = struct.Struct("56xI")
-_INT = bytes(4)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -53,4 +52,6 @@ def reset_on_close(transport: asyncio.Transport) -> None:
 def _asked(transport: asyncio.Transport, request: int) -> int:
     if transport.is_closing():
         return 0  # it may have no descriptor any more
-    return int.from_bytes(fcntl.ioctl(transport.get_extra_info("socket").fileno(), request, _INT), sys.byteorder)
+    count = array("i", (0,))
+    fcntl.ioctl(transport.get_extra_info("socket").fileno(), request, count)
+    return count[0]
