@@ -84,6 +84,11 @@ class RequestBody:
         return not self._is_lost and (self._spool is None or self._spool.error is None)
 
     @property
+    def received(self) -> int:
+        """How many bytes of it have come."""
+        return self._received
+
+    @property
     def is_withheld(self) -> bool:
         """Whether the client waits to be asked for it."""
         return self._expects_continue and not self._received

@@ -9,7 +9,8 @@ The hooks of a request, in the order of a request (plugins.md section 1):
     body_filter    for each piece of the answer's body
     log            the exchange is over
 
-The first three may be ``async``; one that is costs a Task for each request, one that is not costs a call. A hook that
+The first three may be ``async``; one that is costs a Task for each request, one that is not costs a call, and may
+return an awaitable when it does have to wait. A hook that
 is not overridden costs nothing. A hook that looks at a variable of the request's body before it has been received is
 called again when it has: it should look before it changes anything.
 

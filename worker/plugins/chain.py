@@ -5,7 +5,6 @@ sorted by priority, then by name. What ``_meta`` says is compiled into the hooks
 it. ``run`` carries out a phase that may answer.
 """
 
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
@@ -82,11 +81,10 @@ class Use:
 class Step:
     """A hook that may answer."""
 
-    __slots__ = ("error_response", "hook", "is_async", "name")
+    __slots__ = ("error_response", "hook", "name")
 
     def __init__(self, use: Use, hook: RequestHook) -> None:
         self.name = use.name
-        self.is_async = inspect.iscoroutinefunction(hook)
         self.hook = hook if use.meta.filter is None else _filtered_request(use, hook)
         self.error_response = use.meta.error_response
 
@@ -175,12 +173,12 @@ class Chain:
                 self.statistics.plugin_blocked(step.name, now - began)
             began = now
             if answer is not None:
-                if step.is_async:
-                    answer = await self._wait(exchange, step, answer)  # type: ignore[arg-type]  # an async hook's
+                if not isinstance(answer, Answer):  # an async hook's, or of one that waits now and then
+                    answer = await self._wait(exchange, step, answer)
                     began = perf_counter()
                     if answer is None:
                         continue
-                return step.answered(answer)  # type: ignore[arg-type]  # of a hook that is not async
+                return step.answered(answer)
         return None
 
     def _call(self, exchange: "Exchange", step: Step) -> "Answer | Awaitable[Answer | None] | None":
