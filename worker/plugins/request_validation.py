@@ -6,8 +6,8 @@
 
 Fields have their names in lower case; one that is repeated is an array, and a repeated Content-Type is refused. A body
 of type ``application/x-www-form-urlencoded`` is an object of texts, and goes upstream as it is; every other is JSON,
-and goes upstream written anew, with the defaults of its properties. Bodies above 128 KiB are validated in a process of
-their own. References to other documents are not followed. Needs ``pip install propylon[validation]``.
+and goes upstream written anew, with the defaults of its properties. Bodies above 128 KiB, and long forms, are validated
+in a process of their own. References to other documents are not followed. Needs ``pip install propylon[validation]``.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from worker.exchange import Exchange
 
 AT_A_TIME = 2  # processes
+MOST_FIELDS = 250  # of a form, which are read here; each costs up to 4 us
 LONGEST = 60.0  # seconds for one
 
 
@@ -83,7 +84,7 @@ class RequestValidation(Plugin[RequestValidationConfig]):
                 return None
             body = self._received(exchange)
             is_form = bool(types) and types[0].lower().startswith(FORM.encode())
-            if len(body) > MOST_BUILT:
+            if len(body) > MOST_BUILT or (is_form and body.count(b"&") > MOST_FIELDS):
                 return self._apart(exchange, body, is_form)
             self._send_on(exchange, body, self._body.checked(body, is_form))
         except Invalid as error:

@@ -50,6 +50,8 @@ def test_forms_are_objects_of_texts_and_go_on_as_they_are() -> None:
     assert answer.upstream.body == b"a=b&c=%20"
     assert posted(b"a=b&n=1", FORM).status == 400
     assert posted(b"c=1", FORM).status == 400
+    assert posted(b"a=b" + b"&c=1" * 500, FORM).status == 200
+    assert posted(b"n=1" + b"&c=1" * 500, FORM).status == 400
 
 
 def test_headers_are_keyed_in_lower_case() -> None:
