@@ -5,6 +5,7 @@ makes a copy for one exchange. What is sent to the upstream changes (method, tar
 the upstream and for whoever asks for them later; how the request was matched and what it said at first does not.
 """
 
+import re
 from typing import TYPE_CHECKING
 
 from worker.fields import FieldLines, field_line
@@ -78,6 +79,11 @@ class EditedRequest(Request):
         """Let a field have this value upstream, and for whoever asks the one it has; ValueError as ``set_field``."""
         self._check(name)
         _Part(self, "upstream_fields", 0).set(name, value)
+
+    def replace_lines(self, old: "re.Pattern[bytes]", new: bytes) -> None:
+        """Take away all field lines that a pattern matches, each with its CRLF, and add these lines."""
+        for fields in self._parts():
+            fields.lines = old.sub(b"", fields.lines) + new
 
     def set_body(self, exchange: "Exchange", body: bytes) -> None:
         """Send this body instead of the client's, which must have been received whole."""

@@ -79,6 +79,11 @@ class RequestBody:
         self.complete = False
 
     @property
+    def size(self) -> int:
+        """How many bytes of it have been received."""
+        return self._received
+
+    @property
     def replayable(self) -> bool:
         """Whether all that was received can be sent again."""
         return not self._is_lost and (self._spool is None or self._spool.error is None)
@@ -311,5 +316,8 @@ async def buffer_body(exchange: Exchange, limit: int) -> None:
     Raises:
         DownstreamError, ProxyError: see ``RequestBody.whole``.
     """
-    if exchange.buffered_body is None:
-        exchange.buffered_body = await exchange.body.whole(limit) if exchange.body is not None else b""
+    body = exchange.body
+    if body is None:
+        exchange.buffered_body = exchange.buffered_body or b""
+    elif exchange.buffered_body is None or (not exchange.buffered_body and body.size <= limit):
+        exchange.buffered_body = await body.whole(limit)  # perhaps again: who wanted it first wanted less

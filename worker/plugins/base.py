@@ -91,6 +91,14 @@ class Plugin(Generic[C]):
             InvalidResource: with the JSON path inside the configuration.
         """
 
+    @classmethod
+    def check_consumer(cls, config: Any) -> None:
+        """Say likewise what is wrong with the configuration in a consumer or credential.
+
+        Raises:
+            InvalidResource: with the JSON path inside the configuration.
+        """
+
     def rewrite(self, exchange: "Exchange") -> "Answer | Awaitable[Answer | None] | None":
         """Look at and change the request; an answer ends it."""
 

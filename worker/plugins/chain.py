@@ -17,6 +17,7 @@ from worker.errors import BodyNeeded, PluginFailed, ProxyError
 from worker.http.relay import buffer_body
 from worker.plugins.answer import Answer
 from worker.plugins.base import Plugin
+from worker.plugins.stand_ins import FAIL_CLOSED
 from worker.plugins.tasks import in_task
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ class Chain:
     def consumer_rewrite(self, before: "Chain") -> tuple[Step, ...]:
         """Return the rewrite hooks of what a consumer has brought that did not run before it was known."""
         ran = {use.name for use in before.uses}
-        brought = [use for use in self.uses if use.name not in ran and use.name not in AUTHENTICATION]
+        left_out = {*ran, *AUTHENTICATION, "multi-auth"}
+        brought = [use for use in self.uses if use.name not in left_out]
         return _steps(brought, "rewrite")
 
     async def run(self, exchange: "Exchange", steps: Sequence[Step]) -> Answer | None:
@@ -160,9 +162,8 @@ class Chain:
             try:
                 answer = step.hook(exchange)
             except BodyNeeded as needed:
-                await buffer_body(exchange, needed.limit)
+                answer = await self._call_with_body(exchange, step, needed)
                 began = perf_counter()
-                answer = self._call(exchange, step)
             except ProxyError:
                 raise
             except Exception as error:
@@ -181,11 +182,22 @@ class Chain:
                 return step.answered(answer)
         return None
 
+    async def _call_with_body(
+        self, exchange: "Exchange", step: Step, needed: BodyNeeded
+    ) -> "Answer | Awaitable[Answer | None] | None":
+        """Call a hook again with the body; its filter may have wanted to see less of it than the hook itself."""
+        await buffer_body(exchange, needed.limit)
+        try:
+            return self._call(exchange, step)
+        except BodyNeeded as more:
+            await buffer_body(exchange, more.limit)
+            return self._call(exchange, step)
+
     def _call(self, exchange: "Exchange", step: Step) -> "Answer | Awaitable[Answer | None] | None":
         """Call a hook again, for which the body has been received."""
         try:
             return step.hook(exchange)
-        except ProxyError:
+        except (ProxyError, BodyNeeded):
             raise
         except Exception as error:
             self.failed(step.name, error)
@@ -213,10 +225,10 @@ class Chain:
         """Note that a plugin has raised an exception, and fail the request unless it is to be bypassed.
 
         Raises:
-            PluginFailed: the plugin is not to be bypassed; one that authenticates never is.
+            PluginFailed: the plugin is not to be bypassed; one that keeps somebody out never is.
         """
         self.noted(name, error)
-        if not self.bypass or name in AUTHENTICATION:
+        if not self.bypass or name in AUTHENTICATION or name in FAIL_CLOSED:
             raise PluginFailed(f"plugin {name} has failed: {type(error).__name__}") from error
 
 
@@ -249,7 +261,10 @@ def _applies(use: Use) -> Condition:
 
 def _filtered_request(use: Use, hook: RequestHook) -> RequestHook:
     applies = _applies(use)
-    return lambda exchange: hook(exchange) if applies(exchange) else None
+    passed_over: RequestHook | None = getattr(use.plugin, "passed_over", None)
+    if passed_over is None:
+        return lambda exchange: hook(exchange) if applies(exchange) else None
+    return lambda exchange: (hook if applies(exchange) else passed_over)(exchange)
 
 
 def _still_applies(use: Use) -> Condition:

@@ -200,7 +200,8 @@ class PluginHost:
             made.plugin.close()
         typed = registered.metadata(metadata, "$", [])
         scope = Scope(registered.name, key, fingerprint(config), typed, self.services)
-        plugin = registered.plugin(registered.config(config, "$", []), scope)
+        plain = self.registry.plain(registered.name, config, key)
+        plugin = registered.plugin(registered.config(plain, "$", []), scope)
         of_record[registered.name] = _Made(config, metadata, plugin)
         return plugin
 

@@ -20,7 +20,9 @@ import msgspec
 
 from config_sync.errors import InvalidResource, SettingsError
 from config_sync.schema.decoding import Lenient
+from config_sync.secrets import Resolver
 from worker.plugins.base import Plugin
+from worker.plugins.references import resolved
 
 log = logging.getLogger("propylon.plugins")
 
@@ -69,7 +71,12 @@ class Registered:
         """Convert the configuration in a consumer; InvalidResource when it is not right."""
         if self._consumer is None:
             raise InvalidResource(path, f"{self.name} does not authenticate consumers")
-        return _typed(self._consumer, value, path, warnings)
+        config = _typed(self._consumer, value, path, warnings)
+        try:
+            self.plugin.check_consumer(config)
+        except InvalidResource as error:
+            raise InvalidResource(path + error.path.removeprefix("$"), error.reason) from error
+        return config
 
 
 def _typed(
@@ -82,8 +89,10 @@ def _typed(
 class Registry:
     """Plugins by name; also the check of their configurations for the decoders (``PluginCheck``)."""
 
-    def __init__(self, plugins: Mapping[str, Registered]) -> None:
+    def __init__(self, plugins: Mapping[str, Registered], secrets: Resolver | None = None) -> None:
+        """Take plugins; what configurations refer to is looked up in ``secrets``, by default the environment."""
         self._plugins = plugins
+        self.secrets = secrets or Resolver()
 
     def get(self, name: str) -> Registered | None:
         """Return a plugin that is there."""
@@ -91,7 +100,7 @@ class Registry:
 
     def with_plugins(self, more: Iterable[Registered]) -> "Registry":
         """Return a registry with further plugins, which take the place of those of the same name."""
-        return Registry({**self._plugins, **{registered.name: registered for registered in more}})
+        return Registry({**self._plugins, **{registered.name: registered for registered in more}}, self.secrets)
 
     def names(self) -> list[str]:
         """Return the names of all plugins, by priority."""
@@ -102,21 +111,42 @@ class Registry:
         registered = self.get(name)
         if registered is None:
             warnings.append(f"{path}: there is no plugin {name}")
-        elif is_credential:
-            registered.consumer(config, path, warnings)
-        else:
-            registered.config(config, path, warnings)
+            return
+        missing: list[str] = []
+        plain = resolved(config, self.secrets, path, missing)
+        warnings += [f"{at}: nothing is known of what it refers to" for at in missing]
+        try:
+            if is_credential:
+                registered.consumer(plain, path, warnings)
+            else:
+                registered.config(plain, path, warnings)
+        except InvalidResource as error:
+            if error.path not in missing:  # what stands there then is not known
+                raise
 
     def credential(self, name: str, config: Mapping[str, Any]) -> tuple[str, msgspec.Struct] | None:
         """Return by what a consumer is found that has this configuration, and its typed form; None: by nothing."""
         registered = self.get(name)
         if registered is None or registered.plugin.Consumer is None:
             return None
+        missing: list[str] = []
+        plain = resolved(config, self.secrets, "$", missing)
+        if missing:
+            log.error("a credential of %s opens nothing: nothing is known of what %s refers to", name, missing[0])
+            return None
         try:
-            typed = registered.consumer(config, "$", [])
+            typed = registered.consumer(plain, "$", [])
         except InvalidResource:
             return None  # it was good when it came: a variable or secret it refers to has gone
         return str(getattr(typed, registered.plugin.credential)), typed
+
+    def plain(self, name: str, config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        """Return a configuration with what it refers to; a reference that leads nowhere stays as it is written."""
+        missing: list[str] = []
+        plain: Mapping[str, Any] = resolved(config, self.secrets, "$", missing)
+        for path in missing:
+            log.error("%s: plugin %s: nothing is known of what %s refers to", key, name, path)
+        return plain
 
     def metadata(self, name: str, config: dict[str, Any], path: str, warnings: list[str]) -> None:
         """Check metadata; those of unknown plugins are accepted."""
