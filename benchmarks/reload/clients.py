@@ -76,6 +76,7 @@ class Requester:
         self.tally = tally
         self._gate = gate
         self._connection: Connection | None = None
+        self._answered = 0.0  # when the last answer was complete
 
     async def run(self) -> None:
         """Ask until told to stop."""
@@ -115,6 +116,7 @@ class Requester:
         if answer.status != 200:
             raise Failed(Fault.STATUS, "head", str(answer.status))
         await connection.body(answer, feed)
+        self._answered = time.monotonic()
         if answer.closes:
             await connection.ended()
             self.hang_up()
@@ -123,7 +125,8 @@ class Requester:
         connection = self._connection
         opened, port = (begun, 0) if connection is None else (connection.opened, connection.port)
         if error.fault is not Fault.REFUSED or begun > self._gate.expects_since:
-            circumstances = error.where, error.detail, opened, time.monotonic(), port
+            quiet = max(0.0, begun - self._answered) if opened < self._answered else 0.0
+            circumstances = error.where, error.detail, opened, time.monotonic(), port, quiet
             self.tally.fail(Failure(self.group.name, self.client, error.fault, *circumstances))
         self.hang_up()
         await asyncio.sleep(AFTER_FAILURE)

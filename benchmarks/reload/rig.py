@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reload.load import Load
+from benchmarks.reload.tally import KEEPALIVE_MIN
 from benchmarks.reload.upstream import Upstream
 from tests.fakes.processes import Etcd, Gateway, wait_until
 
+PLAIN: dict[str, object] = {
+    "access_log": "off",
+    "backlog": 2048,
+    "keepalive_min": KEEPALIVE_MIN,
+    "close_spread": 1.0,
+}
 PATIENCE = 60.0  # seconds that a reload may take
 
 
@@ -91,7 +98,7 @@ def rig(directory: Path, **settings: object) -> Iterator[Rig]:
         stack.callback(etcd.kill)
         etcd.start()
         upstream = stack.enter_context(Upstream())
-        gateway = Gateway(directory, etcd.url, **{"access_log": "off", "backlog": 2048, **settings})
+        gateway = Gateway(directory, etcd.url, **{**PLAIN, **settings})
         made = Rig(etcd, upstream, gateway, stack.enter_context(Load()))
         made.route()
         stack.callback(gateway.kill)

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
+KEEPALIVE_MIN = 1.0  # seconds; the gateway's default
 MAX_FAILURES = 5_000  # kept with their circumstances; beyond they are only counted
 
 
@@ -42,6 +43,7 @@ class Failure(msgspec.Struct, frozen=True):
     opened: float  # when its connection was
     at: float
     port: int  # of the client's end; 0 when there was no connection
+    quiet: float = 0.0  # seconds from the last answer on the connection to the request that has failed
 
 
 class Closing(msgspec.Struct, frozen=True):

@@ -56,4 +56,5 @@ def drive(running: Rig, limits: Limits, group: Group, step: Step, timeout: float
     complaints += judge.failures(summary.failures)
     complaints += judge.closings(summary.closings, running.reloads, MAX_GENERATIONS, timeout)
     figures = {"seconds_per_round": seconds / max(1, rounds), "cpu_seconds_per_round": used / max(1, rounds)}
+    figures["requests_that_came_too_late"] = sum(map(judge.is_late, summary.failures))
     return Outcome(summary, complaints, rounds, seconds, figures)

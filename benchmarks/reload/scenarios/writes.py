@@ -138,6 +138,10 @@ class Writer:
         for key in sorted(self._invalid):
             self._delete(key)
 
+    def close(self) -> None:
+        """Hang up."""
+        self._caller.close()
+
     def digests(self) -> dict[str, str]:
         """Return the digests of what is in etcd now."""
         _, found = self._caller.list(PREFIX)
@@ -180,6 +184,7 @@ def run(directory: Path, limits: Limits, workers: int = 2, websockets: int = 500
         seconds = time.monotonic() - begun
         writer.heal()
         complaints = _compare(running, writer, workers)
+        writer.close()
         running.load.stop(group.name)
         summary = running.load.mark()
         if running.gateway.workers() != pids:

@@ -21,6 +21,14 @@ def test_failures_of_a_kind_are_one_complaint() -> None:
     assert complaints[0].startswith("2 keep-alive: EOF before a response (head)")
 
 
+def test_a_request_on_a_connection_that_was_silent_for_a_second_may_be_lost() -> None:
+    late = Failure("all", Client.KEPT, Fault.EOF, "head", "", 0.0, 5.0, 1, quiet=1.1)
+    assert judge.failures([late]) == []
+    soon = Failure("all", Client.KEPT, Fault.EOF, "head", "", 0.0, 5.0, 1, quiet=0.9)
+    truncated = Failure("all", Client.KEPT, Fault.TRUNCATED, "body", "", 0.0, 5.0, 1, quiet=1.1)
+    assert len(judge.failures([soon, truncated])) == 2
+
+
 @pytest.mark.parametrize(
     ("opened", "at", "code", "count"),
     [
