@@ -24,15 +24,15 @@ FOREIGN = ("worker.supervisor", "config_sync.ctl", "config_sync.etcd.store")
 
 
 def check_worker(settings: Settings) -> None:
-    """Become whom workers run as, import all of their code, and open what they open; binds no address.
+    """Import all code of workers, become whom they run as, and open what they open; binds no address.
 
     Raises:
         SettingsError: a setting is of no use.
         OSError: a file cannot be opened.
         Exception: what a module raises that cannot be imported.
     """
-    drop_privileges(settings.user)
     import_everything()
+    drop_privileges(settings.user)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     ErrorLog(settings.error_log_path(), settings.log_level, in_thread=False)

@@ -36,7 +36,7 @@ from worker.link import MasterLink
 from worker.observability.logs import ErrorLog
 from worker.observability.stacks import ignore_stack_dumps, register_stack_dumps
 from worker.orphan import LOOK, has_successor
-from worker.plugins.registry import Registry, load_registry
+from worker.plugins.registry import Registry, import_built_in, load_registry
 from worker.readiness import Readiness
 from worker.scoreboard import Entry, Scoreboard, WorkerState
 from worker.supervisor.messages import Failed, Ready, Reason, send
@@ -79,6 +79,7 @@ def run_worker(boot: WorkerBoot) -> int:
     """Live, and return the exit code."""
     error_log: ErrorLog | None = None
     try:
+        import_built_in()
         drop_privileges(boot.settings.user)
         error_log = ErrorLog(boot.settings.error_log_path(), boot.settings.log_level, in_thread=True)
         register_stack_dumps(error_log.fileno())

@@ -185,6 +185,12 @@ def _classes(module: ModuleType) -> Iterator[PluginClass]:
             yield value
 
 
+def import_built_in() -> None:
+    """Import our own plugins, with the rights that the rest of our code is imported with; SettingsError as above."""
+    for _ in _built_in():
+        pass
+
+
 def _built_in() -> Iterator[Found]:
     package = importlib.import_module(BUILT_IN)
     for module in pkgutil.walk_packages(package.__path__, f"{BUILT_IN}."):
