@@ -219,8 +219,9 @@ def test_workers_log_requests_where_they_may_not_make_files(
     etcd: Etcd, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("gateway")
-    for parent in [directory, *directory.parents][:3]:
-        parent.chmod(0o755)
+    for parent in (directory, *directory.parents):
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(0o755)
     logs = directory / "logs"
     logs.mkdir()
     names = {"error_log": str(logs / "error.log"), "access_log": str(logs / "access.log")}

@@ -9,7 +9,7 @@ from benchmarks import soak_sync
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("watch", "seconds"), [("worker", 60), ("node", 20)])
+@pytest.mark.parametrize(("watch", "seconds"), [("worker", 30), ("node", 20)])
 def test_nothing_is_lost_under_faults(watch: str, seconds: int, tmp_path: Path) -> None:
     result = tmp_path / "soak.json"
     code = soak_sync.main(["--seconds", str(seconds), "--watch", watch, "--workers", "2", "--json", str(result)])
