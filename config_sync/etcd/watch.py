@@ -48,7 +48,8 @@ OPEN_TIMEOUT = 5.0  # from asking for a watch to its "created": a lost create is
 POLL_GRACE = 5.0  # beyond the poll's own end, which the server should bring about
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
-DENIED_DELAY = 30.0
+FIRST_DENIED_DELAY = 0.5  # a member that lags refuses a token for a moment; a wrong password stays wrong
+LONGEST_DENIED_DELAY = 30.0  # each authentication takes etcd 80 ms
 HELD_DELAY = 5.0  # until a snapshot that the guard holds back is looked at again
 RELIST_SPREAD = 0.5  # a compaction reaches every worker of a fleet at once; their lists are spread over this time
 DEADLINE = "context deadline exceeded"  # the end of a poll
@@ -212,6 +213,7 @@ class Watch:
         self._choose = choose
         self._cluster_id = 0
         self._token_refused = False  # the token at hand has been refused once already
+        self._denials = 0  # in a row
         self._needs_token = has_credentials
         self._needs_list = not resume_at
         self._needs_revision = False  # a member stood below the cursor, or the store may be another one
@@ -268,7 +270,7 @@ class Watch:
         self.foreign = found.foreign
         self._epoch = found.epoch
         self._needs_list = self._needs_revision = False
-        self._token_refused = False
+        self._accepted()
         return self._ask(now)
 
     def snapshot_refused(self, reason: str, now: float) -> list[Command]:
@@ -408,8 +410,10 @@ class Watch:
             # Credentials are configured, but etcd asks nobody for them.
             self._needs_token = False
             return [Report(message), *self._ask(now)]
-        refused = code in (INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED)
-        return self._fail(f"authentication failed: {message}", now, DENIED_DELAY if refused else None)
+        reason = f"authentication failed: {message}"
+        if code in (INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED):
+            return self._denied(reason, now)
+        return self._fail(reason, now)
 
     def _refused(self, code: int, message: str, now: float) -> list[Command]:
         # 3.5.1 says "permission denied" for a bad token too, and 3.4 "user name is empty" for a missing one.
@@ -419,7 +423,20 @@ class Watch:
             self._token_refused = True
             self._needs_token = True
             return [Disconnect(), *self._ask(now)]
-        return self._fail(message or f"refused with code {code}", now, DENIED_DELAY if about_access else None)
+        reason = message or f"refused with code {code}"
+        return self._denied(reason, now) if about_access else self._fail(reason, now)
+
+    def _denied(self, reason: str, now: float) -> list[Command]:
+        """Ask another member, with another token: one that was refused twice never becomes good again."""
+        delay = min(LONGEST_DENIED_DELAY, FIRST_DENIED_DELAY * 2 ** min(self._denials, 10))
+        self._denials += 1
+        self._token_refused = False
+        self._needs_token = self._has_credentials
+        return self._fail(reason, now, delay)
+
+    def _accepted(self) -> None:
+        self._token_refused = False
+        self._denials = 0
 
     def _doubt(self, reason: str, now: float, error: bool = False) -> list[Command]:
         self._needs_list = True
@@ -445,7 +462,7 @@ class Watch:
         self._raft_term = result.header.raft_term
         self._move(Trigger.OPENED)
         self.failures = 0
-        self._token_refused = False
+        self._accepted()
         self.wake_at = now + max(1, int(self._limits.poll)) + POLL_GRACE
         return []
 

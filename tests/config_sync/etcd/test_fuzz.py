@@ -216,7 +216,7 @@ STREAMS = 300
 
 
 def test_a_provider_behind_mutated_streams_ends_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for delay in ("FIRST_DELAY", "DENIED_DELAY", "RELIST_SPREAD"):
+    for delay in ("FIRST_DELAY", "FIRST_DENIED_DELAY", "RELIST_SPREAD"):
         monkeypatch.setattr(watch, delay, 0.002)
     chance = random.Random(SEED)
     history = History()

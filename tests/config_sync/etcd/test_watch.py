@@ -397,13 +397,32 @@ def test_a_refused_token_is_renewed_once(line: WatchLine) -> None:
     assert watch.line_received(line, 0.0) == [Disconnect(), Authenticate()]
     assert watch.token_received(0.0) == [OPEN_10]
     assert without_reports(watch.line_received(line, 0.0)) == GIVE_UP
-    assert watch.wake_at == pytest.approx(30.0)
+    assert watch.wake_at == pytest.approx(0.5)
+
+
+def test_after_a_second_refusal_the_next_member_is_asked_with_a_new_token() -> None:
+    watch = Script(has_credentials=True).watch
+    watch.start(0.0)
+    watch.token_received(0.0)
+    now = 0.0
+    for delay in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0):
+        assert watch.call_failed(7, "etcdserver: permission denied", now) == [Disconnect(), Authenticate()]
+        assert watch.token_received(now) == [ReadPage(PREFIX, 0)]
+        assert without_reports(watch.call_failed(7, "etcdserver: permission denied", now)) == GIVE_UP
+        assert watch.wake_at == pytest.approx(now + delay)
+        now += delay
+        assert watch.tick(now) == [Authenticate()]
+        assert watch.token_received(now) == [ReadPage(PREFIX, 0)]
+    take_list(watch, RangeAnswer(Header(1, 1, 10)), now)
+    assert watch.line_received(error("etcdserver: invalid auth token", 16), now) == [Disconnect(), Authenticate()]
+    assert without_reports(watch.call_failed(3, "invalid user ID or password", now)) == GIVE_UP
+    assert watch.wake_at == pytest.approx(now + 0.5)
 
 
 @pytest.mark.parametrize(
     ("code", "message", "delay"),
     [
-        (3, "etcdserver: authentication failed, invalid user ID or password", 30.0),
+        (3, "etcdserver: authentication failed, invalid user ID or password", 0.5),
         (14, "etcdserver: request timed out", 0.05),
     ],
 )
@@ -426,7 +445,7 @@ def test_without_credentials_a_refusal_is_no_reason_to_authenticate() -> None:
     watch = Script().watch
     watch.start(0.0)
     assert without_reports(watch.call_failed(3, "etcdserver: user name is empty", 0.0)) == GIVE_UP
-    assert watch.wake_at == pytest.approx(30.0)
+    assert watch.wake_at == pytest.approx(0.5)
 
 
 def test_every_state_is_in_the_table_and_can_be_left() -> None:
