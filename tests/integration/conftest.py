@@ -1,6 +1,8 @@
 """A real etcd, a real upstream and a real gateway for each test."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,25 @@ def gateway(tmp_path: Path, etcd: Etcd, upstream: Upstream) -> Iterator[Gateway]
     running.start()
     yield running
     running.kill()
+
+
+@pytest.fixture
+def gateway_of_nobody() -> Iterator[Gateway]:
+    """A gateway of root's whose workers are nobody's, without a route, in a directory that nobody can enter."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        etcd = Etcd(directory)
+        etcd.start()
+        running = Gateway(directory, etcd.url, user="nobody")
+        try:
+            running.start()
+            yield running
+        finally:
+            running.kill()
+            etcd.kill()
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Signals, deaths and reloads, with real processes."""
 
-import os
 import pwd
 import signal
 import socket
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.processes import Etcd, Gateway, read_response, wait_until
+from tests.fakes.processes import Gateway, read_response, wait_until
 from tests.fakes.upstream import Upstream
 
 
@@ -57,27 +55,16 @@ def test_logs_are_reopened(gateway: Gateway) -> None:
     wait_until(lambda: "/after" in (run / "access.log").read_text(), "the request is logged in it")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_workers_give_up_root_and_can_still_reopen_and_reload() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        etcd = Etcd(directory)
-        etcd.start()
-        gateway = Gateway(directory, etcd.url, user="nobody")
-        try:
-            gateway.start()
-            owners = {Path(f"/proc/{pid}").stat().st_uid for pid in gateway.workers()}
-            assert owners == {pwd.getpwnam("nobody").pw_uid}
-            (directory / "run" / "error.log").rename(directory / "run" / "error.log.1")
-            assert gateway.command("-s", "reopen").returncode == 0
-            wait_until(lambda: (directory / "run" / "error.log").exists(), "a new file")
-            done = gateway.command("-s", "reload")
-            assert done.returncode == 0, done.stderr
-            assert gateway.get("/x")[0] == 404
-        finally:
-            gateway.kill()
-            etcd.kill()
+def test_workers_give_up_root_and_can_still_reopen_and_reload(gateway_of_nobody: Gateway) -> None:
+    gateway, run = gateway_of_nobody, gateway_of_nobody.directory / "run"
+    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in gateway.workers()}
+    assert owners == {pwd.getpwnam("nobody").pw_uid}
+    (run / "error.log").rename(run / "error.log.1")
+    assert gateway.command("-s", "reopen").returncode == 0
+    wait_until(lambda: (run / "error.log").exists(), "a new file")
+    done = gateway.command("-s", "reload")
+    assert done.returncode == 0, done.stderr
+    assert gateway.get("/x")[0] == 404
 
 
 def test_one_worker_more_and_less(gateway: Gateway) -> None:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -187,26 +186,15 @@ def test_a_port_in_use_is_named(gateway: Gateway) -> None:
     assert gateway.command("-s", "reload").returncode == 0  # it is free now
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_file_that_only_root_can_read_is_found() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        etcd = Etcd(directory)
-        etcd.start()
-        gateway = Gateway(directory, etcd.url, user="nobody")
-        try:
-            gateway.start()
-            secret = directory / "authorities.pem"
-            secret.touch(0o600)
-            gateway.write_conf(ssl={"ssl_trusted_certificate": str(secret)})
-            done = gateway.command("-s", "reload")
-            assert done.returncode == 1
-            assert f"{secret}: Permission denied" in done.stderr
-            assert gateway.get("/x")[0] == 404
-        finally:
-            gateway.kill()
-            etcd.kill()
+def test_a_file_that_only_root_can_read_is_found(gateway_of_nobody: Gateway) -> None:
+    gateway = gateway_of_nobody
+    secret = gateway.directory / "authorities.pem"
+    secret.touch(0o600)
+    gateway.write_conf(ssl={"ssl_trusted_certificate": str(secret)})
+    done = gateway.command("-s", "reload")
+    assert done.returncode == 1
+    assert f"{secret}: Permission denied" in done.stderr
+    assert gateway.get("/x")[0] == 404
 
 
 @pytest.fixture

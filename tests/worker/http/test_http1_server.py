@@ -11,6 +11,7 @@ import pytest
 from config_sync.cache import ConfigStore
 from config_sync.schema import Timeout
 from config_sync.settings import Settings
+from tests.fakes.client_transport import ClientTransport
 from worker.context import WorkerContext
 from worker.errors import PeerClosed
 from worker.http.http1_client import Http1Client
@@ -25,46 +26,15 @@ from worker.upstream.pool import PoolKey
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Transport:
-    """Notes what is written."""
+class Transport(ClientTransport):
+    """Notes the writes one by one."""
 
     def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.closed = False
-        self.reads = True
+        super().__init__()
+        self.writes: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        return {"peername": ("192.0.2.7", 4711), "sockname": ("10.0.0.1", 9080)}[name]
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def set_protocol(self, protocol: object) -> None:
-        pass
-
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    def resume_reading(self) -> None:
-        self.reads = True
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
+        self.writes.append(data)
 
 
 class Bench:
@@ -109,7 +79,7 @@ class Bench:
 
 def _taken(transport: object) -> list[bytes]:
     assert isinstance(transport, Transport)
-    taken, transport.written = transport.written, []
+    taken, transport.writes = transport.writes, []
     return taken
 
 
