@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
+# Workers import after the fork: without bytecode each of them would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install run test check style types bench etcdctl clean
 
 help: ## list the targets
