@@ -284,6 +284,7 @@ class Master:
             return
         workers.tick(now)
         kill_the_overdue(workers.everyone(), now, settings.worker_heartbeat_timeout, settings.worker_startup_timeout)
+        workers.hurry(now)
         for slot in workers.slots:
             if slot.respawn_at is not None and now >= slot.respawn_at:
                 workers.fill(slot, self.generation, settings)

@@ -59,11 +59,11 @@ class Answer:
 class Connection:
     """A connection to the gateway."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, opened: float) -> None:
         self._loop = loop
         self._sock = sock
         self._data = b""
-        self.opened = time.monotonic()
+        self.opened = opened  # when it was asked for: this process may be late to see that it is there
         self.port: int = sock.getsockname()[1]
 
     @classmethod
@@ -78,8 +78,9 @@ class Connection:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            opened = time.monotonic()
             await loop.sock_connect(sock, ("127.0.0.1", port))
-            return cls(loop, sock)
+            return cls(loop, sock, opened)
         except ConnectionRefusedError as error:
             sock.close()
             raise Failed(Fault.REFUSED, "connect") from error

@@ -178,6 +178,7 @@ class Gateway:
                 stdout=output,
                 stderr=output,
                 pass_fds=pass_fds,
+                env=_environment(),
             )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -308,6 +309,11 @@ def _saved_revision(path: Path) -> int:
     for _ in load_snapshot(data, store):
         pass
     return store.revision
+
+
+def _environment() -> dict[str, str]:
+    """Return ours, but let bytecode be written: without it each worker would compile all code again."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _state(pid: int) -> str:

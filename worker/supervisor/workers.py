@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import random
 import socket
 import time
@@ -21,7 +22,7 @@ from worker.supervisor.messages import (
     Release,
     listening_name,
 )
-from worker.supervisor.respawn import failures_in_a_row, respawn_delay
+from worker.supervisor.respawn import HURRY, failures_in_a_row, is_in_need, respawn_delay
 from worker.supervisor.spawn import WorkerMain, fork_worker
 
 log = logging.getLogger("propylon.master")
@@ -39,6 +40,7 @@ class Workers:
         self.own_sockets: Callable[[], list[socket.socket]] = list  # of the master, which no child must keep
         self.revision_before: Callable[[int], int] = lambda _: 0  # that a master before us had of a store
         self._worker_main = worker_main
+        self._hurried_at = -math.inf  # when a slot was last, or is next, filled before its time
 
     def everyone(self) -> Iterator[Child]:
         """Return all children."""
@@ -266,6 +268,16 @@ class Workers:
         slot.respawn_at = now + delay
         self.scoreboard.count_restart(slot.number)
         log.error("worker %d died after %.1f s: %s; forking again in %.1f s", child.pid, lived, cause, delay)
+
+    def hurry(self, now: float) -> None:
+        """When most slots wait, let the one whose turn is next be filled before its time."""
+        waiting = [(slot.respawn_at, slot) for slot in self.slots if slot.respawn_at is not None]
+        if not waiting or not is_in_need(len(self.slots) - len(waiting), len(self.slots)):
+            return
+        due, slot = min(waiting, key=lambda each: each[0])
+        soon = max(now, self._hurried_at + HURRY)
+        if due > soon:
+            slot.respawn_at = self._hurried_at = soon
 
     # what is said
 

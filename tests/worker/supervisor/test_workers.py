@@ -44,3 +44,20 @@ def test_a_fork_that_fails_is_tried_again_and_leaves_nothing_behind(
     assert workers.given_up == []
     close_listeners(workers.slots[0].listeners)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_while_most_slots_wait_one_a_second_is_filled_before_its_time(tmp_path: Path) -> None:
+    workers = Workers(Settings(runtime_dir=str(tmp_path)), serve)
+    workers.slots = slots = [Slot(number, []) for number in range(4)]
+    slots[0].respawn_at, slots[1].respawn_at = 130.0, 120.0
+    workers.hurry(100.0)
+    assert [slot.respawn_at for slot in slots] == [130.0, 120.0, None, None]  # half of them do not
+    slots[2].respawn_at = 110.0
+    workers.hurry(101.0)
+    assert slots[2].respawn_at == 101.0
+    slots[2].respawn_at, slots[3].respawn_at = 141.0, 101.5  # it died again, and so did another
+    workers.hurry(101.2)
+    assert [slot.respawn_at for slot in slots] == [130.0, 120.0, 141.0, 101.5]
+    slots[3].respawn_at = 131.5
+    workers.hurry(101.6)
+    assert [slot.respawn_at for slot in slots] == [130.0, 102.0, 141.0, 131.5]
