@@ -19,7 +19,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings
@@ -41,7 +41,7 @@ from worker.supervisor.record import RecordPublisher
 from worker.supervisor.reporting import view_of
 from worker.supervisor.rollouts import Rollouts
 from worker.supervisor.signals import HANDLED, Command, Phase, Wishes, plan
-from worker.supervisor.spawn import WorkerMain, serve
+from worker.supervisor.spawn import WorkerMain, import_worker, serve
 from worker.supervisor.status import longest_silence
 from worker.supervisor.succession import Inheritance, Succession
 from worker.supervisor.upgrade import Word, has_terminal
@@ -63,11 +63,12 @@ class Master:
         conf: str,
         settings: Settings,
         worker_main: WorkerMain = serve,
+        prepare: Callable[[], None] | None = import_worker,
         check_main: CheckMain = check,
         inheritance: Inheritance | None = None,
     ) -> None:
         self.phase = Phase.STARTING
-        self.workers = Workers(settings, worker_main)
+        self.workers = Workers(settings, worker_main, prepare)
         self.wishes = Wishes()
         self._rollouts = Rollouts(conf, self.workers, check_main)
         self._record = RecordPublisher(self.workers.scoreboard, own_version())
@@ -121,6 +122,7 @@ class Master:
             while self.phase is not Phase.STOPPING or any(workers.everyone()):
                 self._step()
         finally:
+            workers.templates.drop()
             for child in workers.everyone():
                 child.signal(signal.SIGKILL)
             self._succession.pid_file.remove()
@@ -190,6 +192,7 @@ class Master:
             log.info("stopping %s", "gracefully" if graceful else "fast")
         self.phase = Phase.STOPPING
         self._rollouts.drop()
+        self.workers.templates.drop()
         seconds = self.settings.worker_shutdown_timeout if graceful else 0.0
         self._stop_until = self._phase_until = time.monotonic() + seconds + KILL_AFTER
         for child in self.workers.everyone():
@@ -223,6 +226,7 @@ class Master:
         self._rollouts.ready(slot, child)
         self.workers.settle_adoptions()
         if self.phase is Phase.STARTING and all(slot.worker and slot.worker.ready for slot in self.workers.slots):
+            self.workers.templates.keep(self.generation, self.settings, time.monotonic())
             log.info("ready")
             self.phase = Phase.RUNNING
             self._phase_until = math.inf
@@ -242,7 +246,7 @@ class Master:
         if self._succession.reaped(pid, code):
             return
         cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        if self._rollouts.reaped(pid, cause):
+        if self._rollouts.reaped(pid, cause) or self.workers.templates.reaped(pid):
             return
         found = self.workers.find(pid)
         if found is not None:
@@ -289,6 +293,7 @@ class Master:
             if slot.respawn_at is not None and now >= slot.respawn_at:
                 workers.fill(slot, self.generation, settings)
         if self.phase is not Phase.STARTING:
+            workers.templates.keep(self.generation, settings, now)
             self._rollouts.tick(now)
             self._note_rollout()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from config_sync.cache import ConfigStore
 from config_sync.snapshot import SnapshotError, load_snapshot, read_snapshot
+from worker.supervisor.template import NAME as TEMPLATE
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0  # seconds for anything that must come true
@@ -214,7 +215,7 @@ class Gateway:
         """Return the pids of the living workers."""
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return {int(pid) for pid in children if _state(int(pid)) not in ("Z", "")}
+        return {int(pid) for pid in children if _state(int(pid)) not in ("Z", "") and not is_template(int(pid))}
 
     def get(self, path: str, host: str = "a.com") -> tuple[int, bytes]:
         """Ask over a new connection; returns status and body."""
@@ -309,6 +310,14 @@ def _saved_revision(path: Path) -> int:
     for _ in load_snapshot(data, store):
         pass
     return store.revision
+
+
+def is_template(pid: int) -> bool:
+    """Tell whether a process is the one that workers are forked from."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == f"{TEMPLATE}\n"
+    except OSError:
+        return False
 
 
 def _environment() -> dict[str, str]:

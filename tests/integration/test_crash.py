@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.load import Load
-from tests.fakes.processes import Etcd, Gateway, request, wait_until
+from tests.fakes.processes import Etcd, Gateway, is_template, request, wait_until
 from tests.fakes.upstream import Upstream
 
 
@@ -146,3 +146,58 @@ def test_workers_end_when_the_master_is_killed(gateway: Gateway) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers have ended")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+
+
+def template_of(gateway: Gateway) -> int:
+    """Return the process from which workers are forked that take the places of others, once it can do that."""
+    assert gateway.process is not None
+    wait_until(lambda: "a template for workers of generation 1 is ready" in gateway.log(), "a template")
+    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
+    return next(int(pid) for pid in children if is_template(int(pid)))
+
+
+def test_who_dies_is_replaced_by_one_of_the_same_code(tmp_path: Path, etcd: Etcd, tree: Path) -> None:
+    gateway = Gateway(tmp_path, etcd.url)
+    try:
+        gateway.launch_from(tree)
+        gateway.await_ready()
+        template_of(gateway)
+        before = gateway.workers()
+        (tree / "worker/http/serve.py").write_text("def broken(:")
+        os.kill(min(before), signal.SIGKILL)
+        wait_until(lambda: gateway.log().count("is ready at revision") == 3, "its successor is ready")
+        after = gateway.workers()
+        assert len(after) == 2
+        assert max(before) in after
+        for pid in after:
+            with gateway.connection_to(pid) as sock:
+                assert request(sock, "/x")[0] == 404
+        done = gateway.command("-s", "reload")
+        assert done.returncode == 1
+        assert "SyntaxError" in done.stderr
+        assert gateway.workers() == after
+    finally:
+        gateway.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_without_a_template_the_master_forks_by_itself(gateway: Gateway, number: signal.Signals) -> None:
+    template = template_of(gateway)
+    os.kill(template, number)
+    before = gateway.workers()
+    os.kill(min(before), signal.SIGKILL)
+    wait_until(lambda: gateway.log().count("is ready at revision") == 3, "its successor is ready")
+    assert max(before) in gateway.workers()
+    assert len(gateway.workers()) == 2
+    assert gateway.get("/x")[0] == 200
+    wait_until(lambda: gateway.log().count("a template for workers of generation 1 is ready") == 2, "another template")
+    assert template_of(gateway) != template
+
+
+def test_a_template_leaves_with_its_master(gateway: Gateway) -> None:
+    template = template_of(gateway)
+    assert gateway.process is not None
+    gateway.process.kill()
+    gateway.process.wait()
+    gateway.process = None
+    wait_until(lambda: not is_template(template), "the template has ended")

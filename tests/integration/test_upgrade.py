@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes.load import Load
 from tests.fakes.notified import Notified
-from tests.fakes.processes import Etcd, Gateway, wait_until
+from tests.fakes.processes import Etcd, Gateway, is_template, wait_until
 from tests.fakes.upstream import Upstream
 
 
@@ -48,7 +48,7 @@ class Pair:
 
 def children(pid: int) -> set[int]:
     words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(word) for word in words}
+    return {int(word) for word in words if not is_template(int(word))}
 
 
 def exists(pid: int) -> bool:

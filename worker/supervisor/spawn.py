@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 import worker.supervisor.preimport  # noqa: F401 - for its effect on the children
 from config_sync.settings import Settings
@@ -45,6 +46,14 @@ def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, min
             os.getppid(),
         )
     )
+
+
+def import_worker() -> None:
+    """Import what ``serve`` needs."""
+    import worker.process  # noqa: F401 - for its effect
+    from worker.plugins.registry import import_built_in
+
+    import_built_in()
 
 
 def fork_worker(
@@ -92,8 +101,8 @@ def fork_child(name: str, live: Callable[[], int], foreign: Sockets) -> int:
 
 def _become_child(name: str, live: Callable[[], int], foreign: Sockets) -> None:
     """Be the child of the fork; does not return."""
-    code = 1
-    try:
+
+    def begin() -> int:
         signal.set_wakeup_fd(-1)
         for number in HANDLED:
             signal.signal(number, signal.SIG_DFL)
@@ -103,11 +112,19 @@ def _become_child(name: str, live: Callable[[], int], foreign: Sockets) -> None:
         # A second copy of another worker's socket would keep its end from being noticed.
         for sock in foreign():
             sock.close()
+        return live()
+
+    end_as(name, begin)
+
+
+def end_as(name: str, live: Callable[[], int]) -> NoReturn:
+    """Call ``live`` and exit with its result: a child that went on would be a second master, whatever happens."""
+    code = 1
+    try:
         code = live()
     except BaseException:
         log.exception("%s has failed", name)
     finally:
-        # Whatever happens here: a child that went on would be a second master.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()

@@ -24,6 +24,7 @@ from worker.supervisor.messages import (
 )
 from worker.supervisor.respawn import HURRY, failures_in_a_row, is_in_need, respawn_delay
 from worker.supervisor.spawn import WorkerMain, fork_worker
+from worker.supervisor.template import Templates
 
 log = logging.getLogger("propylon.master")
 
@@ -31,7 +32,8 @@ log = logging.getLogger("propylon.master")
 class Workers:
     """Every process the master has forked to serve, by slots."""
 
-    def __init__(self, settings: Settings, worker_main: WorkerMain) -> None:
+    def __init__(self, settings: Settings, worker_main: WorkerMain, prepare: Callable[[], None] | None = None) -> None:
+        """Begin without any; ``prepare`` imports what ``worker_main`` needs, and without it there is no template."""
         self.settings = settings  # those in force
         self.scoreboard = Scoreboard()
         self.slots: list[Slot] = []
@@ -40,6 +42,7 @@ class Workers:
         self.own_sockets: Callable[[], list[socket.socket]] = list  # of the master, which no child must keep
         self.revision_before: Callable[[int], int] = lambda _: 0  # that a master before us had of a store
         self._worker_main = worker_main
+        self.templates = Templates(self.scoreboard, lambda: self.sockets_but([]), worker_main, prepare)
         self._hurried_at = -math.inf  # when a slot was last, or is next, filled before its time
 
     def everyone(self) -> Iterator[Child]:
@@ -199,7 +202,12 @@ class Workers:
         kept = {id(sock) for _, sock in mine}
         own = [sock for slot in (*self.slots, *self.given_up) for _, sock in slot.listeners]
         foreign = {id(sock): sock for sock in (*own, *self.groups.sockets()) if id(sock) not in kept}
-        return [*self.own_sockets(), *(child.control for child in self.everyone()), *foreign.values()]
+        return [
+            *self.own_sockets(),
+            *self.templates.sockets(),
+            *(child.control for child in self.everyone()),
+            *foreign.values(),
+        ]
 
     # births and deaths
 
@@ -216,7 +224,9 @@ class Workers:
         # Addresses that are going to be given up, too, until they are: somebody has to accept what waits there.
         mine = [listener for listener in slot.listeners if listener[0] in self.groups or listener[0] == control]
         try:
-            child = fork_worker(entry, settings, mine, minimum, lambda: self.sockets_but(mine), self._worker_main)
+            child = self.templates.fork(entry, settings, mine, minimum) or fork_worker(
+                entry, settings, mine, minimum, lambda: self.sockets_but(mine), self._worker_main
+            )
         except OSError:
             self.scoreboard.release(entry)
             raise
