@@ -83,6 +83,16 @@ class Summary(msgspec.Struct, frozen=True):
     closings: list[Closing]
     messages: int  # that came over WebSockets
 
+    def beside(self, other: "Summary") -> "Summary":
+        """Join with what clients of other kinds have seen in the same period."""
+        return Summary(
+            self.seconds,
+            self.clients | other.clients,
+            self.failures + other.failures,
+            self.closings + other.closings,
+            self.messages + other.messages,
+        )
+
     def failed(self) -> int:
         """Return how many requests have failed."""
         return sum(sum(seen.failed.values()) for seen in self.clients.values())

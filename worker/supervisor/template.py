@@ -80,7 +80,7 @@ class Template:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def live() -> int:
-            former_name = _COMM.read_text()
+            former_name = _COMM.read_text().rstrip("\n")
             _COMM.write_text(NAME)
             theirs.send(_NAMED)
             ours.close()

@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.reload import judge
+from benchmarks.reload.clients import Group
+from benchmarks.reload.load import Load
 from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import Rig, complains, rig, wait_for
 from benchmarks.reload.scenarios.driving import WARM_UP, everybody
@@ -45,13 +49,14 @@ def run(
     transfer: tuple[float, float] = (2.0, 4.0),
 ) -> Outcome:
     """Kill a random worker every half a second, after so many seconds without."""
-    with rig(directory, worker_processes=workers) as running:
+    with rig(directory, worker_processes=workers) as running, Load() as other:
         group = everybody(running.gateway.port, transfer, share)
-        running.load.start(group)
+        loads = Loads(running.load, other)
+        loads.start(group)
         time.sleep(WARM_UP)
-        running.load.mark()
+        loads.mark()
         time.sleep(undisturbed)
-        before = running.load.mark()
+        before = loads.mark()
         begun = time.monotonic()
         kills: list[Kill] = []
         deserted = 0.0
@@ -63,9 +68,9 @@ def run(
             kills.append(_kill(running, random.choice(_ready(running))))
         time.sleep(PAUSE)
         seconds = time.monotonic() - begun
-        during = running.load.mark()
-        running.load.stop(group.name)
-        after = running.load.mark()
+        during = loads.mark()
+        loads.stop(group)
+        after = loads.mark()
         complaints = judge.failures(before.failures, " before the first kill")
         complaints += complains(lambda: len(running.gateway.workers()) == workers, "all workers are back")
     failures = [*during.failures, *after.failures]
@@ -81,6 +86,28 @@ def run(
         "p99_ms": _p99(during),
     }
     return Outcome(during, complaints, len(kills), seconds, figures)
+
+
+class Loads:
+    """Two processes: what those measure who come back at once must not be the work of those who lose much."""
+
+    def __init__(self, quick: Load, slow: Load) -> None:
+        self._quick = quick
+        self._slow = slow
+
+    def start(self, group: Group) -> None:
+        """Start the clients of a group, those that ask for little in a process of their own."""
+        self._slow.start(msgspec.structs.replace(group, new=0, kept=0))
+        self._quick.start(msgspec.structs.replace(group, websockets=0, uploads=0, downloads=0))
+
+    def stop(self, group: Group) -> None:
+        """Let them finish."""
+        self._quick.stop(group.name)
+        self._slow.stop(group.name)
+
+    def mark(self) -> Summary:
+        """Return what all of them have seen since the last mark."""
+        return self._quick.mark().beside(self._slow.mark())
 
 
 def slower(outcome: Outcome) -> list[str]:
