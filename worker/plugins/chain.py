@@ -6,6 +6,7 @@ it. ``run`` carries out a phase that may answer.
 """
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("propylon.plugins")
 
+FAILURES = (Exception, CancelledError)  # of a plugin; what it waited for may have been cancelled by others
 BLOCKING_TIME = 0.02  # seconds in one call after which a plugin is said to block the loop
 
 RequestHook = Callable[["Exchange"], "Answer | Awaitable[Answer | None] | None"]
@@ -162,13 +164,13 @@ class Chain:
             try:
                 answer = step.hook(exchange)
             except BodyNeeded as needed:
-                answer = await self._call_with_body(exchange, step, needed)
+                answer = await self._call_with_body(exchange, step, needed.limit)
                 began = perf_counter()
             except ProxyError:
                 raise
-            except Exception as error:
+            except FAILURES as error:
                 self.failed(step.name, error)
-                continue
+                answer = None
             now = perf_counter()
             if now - began > BLOCKING_TIME:
                 self.statistics.plugin_blocked(step.name, now - began)
@@ -182,46 +184,48 @@ class Chain:
                 return step.answered(answer)
         return None
 
-    async def _call_with_body(
-        self, exchange: "Exchange", step: Step, needed: BodyNeeded
-    ) -> "Answer | Awaitable[Answer | None] | None":
-        """Call a hook again with the body; its filter may have wanted to see less of it than the hook itself."""
-        await buffer_body(exchange, needed.limit)
-        try:
-            return self._call(exchange, step)
-        except BodyNeeded as more:
-            await buffer_body(exchange, more.limit)
-            return self._call(exchange, step)
-
-    def _call(self, exchange: "Exchange", step: Step) -> "Answer | Awaitable[Answer | None] | None":
-        """Call a hook again, for which the body has been received."""
-        try:
-            return step.hook(exchange)
-        except (ProxyError, BodyNeeded):
-            raise
-        except Exception as error:
-            self.failed(step.name, error)
-            return None
-
     async def _wait(self, exchange: "Exchange", step: Step, awaitable: Awaitable[Answer | None]) -> Answer | None:
+        """Wait for what a hook awaits."""
         try:
-            return await in_task(exchange, awaitable)
+            return _checked(await in_task(exchange, awaitable))
         except BodyNeeded as needed:
-            await buffer_body(exchange, needed.limit)
-            again = self._call(exchange, step)
-            return await in_task(exchange, again) if again is not None else None  # type: ignore[arg-type]
+            return await self._call_with_body(exchange, step, needed.limit)
         except ProxyError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             self.failed(step.name, error)
             return None
 
-    def noted(self, name: str, error: Exception) -> None:
+    async def _call_with_body(self, exchange: "Exchange", step: Step, limit: int) -> Answer | None:
+        """Call a hook again, and wait for it, when ``limit`` bytes of the body have been received.
+
+        It may ask once more, for more than that: its filter may have wanted to see less than the hook itself.
+        """
+        seen = -1
+        try:
+            while limit > seen:
+                await buffer_body(exchange, limit)
+                seen = limit
+                try:
+                    answer = step.hook(exchange)
+                    if answer is not None and not isinstance(answer, Answer):
+                        answer = await in_task(exchange, answer)
+                    return _checked(answer)
+                except BodyNeeded as more:
+                    limit = more.limit
+            raise RuntimeError(f"it asks for {limit} bytes of the body, and has been shown {seen}")
+        except ProxyError:
+            raise
+        except FAILURES as error:
+            self.failed(step.name, error)
+            return None
+
+    def noted(self, name: str, error: BaseException) -> None:
         """Count and log that a plugin has raised an exception."""
         self.statistics.plugin_failed(name)
         log.error("plugin %s has failed", name, exc_info=error)
 
-    def failed(self, name: str, error: Exception) -> None:
+    def failed(self, name: str, error: BaseException) -> None:
         """Note that a plugin has raised an exception, and fail the request unless it is to be bypassed.
 
         Raises:
@@ -230,6 +234,13 @@ class Chain:
         self.noted(name, error)
         if not self.bypass or name in AUTHENTICATION or name in FAIL_CLOSED:
             raise PluginFailed(f"plugin {name} has failed: {type(error).__name__}") from error
+
+
+def _checked(answer: object) -> Answer | None:
+    """Return what a hook has answered, which may be anything."""
+    if answer is None or isinstance(answer, Answer):
+        return answer
+    raise TypeError(f"it has returned a {type(answer).__name__} instead of an Answer")
 
 
 def _overrides(plugin: Plugin[Any], hook: str) -> bool:

@@ -1,8 +1,9 @@
 """Waiting in an exchange for what a plugin awaits; the exchange's coroutine itself is not run by a Task."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.exchange import suspend
 
@@ -13,7 +14,13 @@ T = TypeVar("T")
 
 
 async def in_task(exchange: "Exchange", awaitable: Awaitable[T]) -> T:
-    """Wait for something in a Task of its own, which is cancelled when the exchange ends meanwhile."""
+    """Wait for something in a Task of its own, which is cancelled when the exchange ends meanwhile.
+
+    Raises:
+        TypeError: it cannot be awaited.
+    """
+    if not inspect.isawaitable(awaitable):
+        raise TypeError(f"a {type(awaitable).__name__} is neither an Answer nor awaitable")
     task = asyncio.ensure_future(awaitable, loop=exchange.downstream.context.loop)
     waiting = _Waiting(exchange)
     exchange.waiting = waiting
@@ -22,9 +29,16 @@ async def in_task(exchange: "Exchange", awaitable: Awaitable[T]) -> T:
         await suspend()
     except BaseException:
         task.remove_done_callback(waiting.done)
+        task.add_done_callback(_passed_over)
         task.cancel()
         raise
     return task.result()
+
+
+def _passed_over(task: "asyncio.Future[Any]") -> None:
+    """Take note of how a task ended that nobody waits for any more, so that the loop does not complain."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _Waiting:
