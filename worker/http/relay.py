@@ -79,11 +79,6 @@ class RequestBody:
         self.complete = False
 
     @property
-    def size(self) -> int:
-        """How many bytes of it have been received."""
-        return self._received
-
-    @property
     def replayable(self) -> bool:
         """Whether all that was received can be sent again."""
         return not self._is_lost and (self._spool is None or self._spool.error is None)
@@ -319,5 +314,5 @@ async def buffer_body(exchange: Exchange, limit: int) -> None:
     body = exchange.body
     if body is None:
         exchange.buffered_body = exchange.buffered_body or b""
-    elif exchange.buffered_body is None or (not exchange.buffered_body and body.size <= limit):
+    elif exchange.buffered_body is None or (not exchange.buffered_body and body.received <= limit):
         exchange.buffered_body = await body.whole(limit)  # perhaps again: who wanted it first wanted less

@@ -105,7 +105,7 @@ class PluginHost:
     # compiling
 
     def _compiled(self, route: "Route") -> Chain | None:
-        uses = self._uses(self._merged(route).plugins, route.id) if self._stored("routes", route.id) else []
+        uses = self._uses(self._merged(route).plugins) if self._stored("routes", route.id) else []
         if route.plugin_config_id is not None and self._stored("plugin_configs", route.plugin_config_id) is None:
             uses.append(_missing(f"plugin config {route.plugin_config_id} of route {route.id} does not exist"))
         chain = self._chain(uses) if uses else self.no_route
@@ -141,7 +141,7 @@ class PluginHost:
         merged = self._merged(route)
         if consumer is not None:
             merged = lay_over(merged, consumer, group)
-        return self._chain(self._uses(merged.plugins, merged.id))
+        return self._chain(self._uses(merged.plugins))
 
     def _chain(self, uses: Sequence[Use]) -> Chain:
         return Chain(self._global_uses, uses, self, self._bypass)
@@ -164,7 +164,7 @@ class PluginHost:
             Stored(f"{directory}/{id_}", item.mod_revision, value) if item is not None and value is not None else None
         )
 
-    def _uses(self, plugins: Mapping[str, PluginUse], owner: str) -> list[Use]:
+    def _uses(self, plugins: Mapping[str, PluginUse]) -> list[Use]:
         uses = []
         for name, use in plugins.items():
             if not use.is_disabled:

@@ -17,9 +17,9 @@ def whole_body(exchange: "Exchange", limit: int) -> bytes | None:
     request, body, content = exchange.request, exchange.body, exchange.buffered_body
     if request is None or (body is None and content is None):
         return b""
-    if content is None or (not content and body is not None and body.size):
+    if content is None or (not content and body is not None and body.received):
         # Not received yet, or somebody wanted to see less than it has.
-        if max(request.content_length, body.size if body is not None else 0) > limit:
+        if max(request.content_length, body.received if body is not None else 0) > limit:
             return None
         raise BodyNeeded(limit)
     return content if len(content) <= limit else None
