@@ -8,13 +8,14 @@ the upstream and for whoever asks for them later; how the request was matched an
 import re
 from typing import TYPE_CHECKING
 
-from worker.fields import FieldLines, field_line
+from worker.errors import PluginFailed
+from worker.fields import FRAMING, FieldLines, field_line
 from worker.messages import NO_BODY, OF_LENGTH, Request
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"trailer", b"keep-alive", b"upgrade"))
+_UNSENDABLE = re.compile(rb"[\x00-\x20\x7f]")
 _COPIED = tuple(slot for slot in Request.__slots__ if slot != "wire")
 
 
@@ -39,10 +40,17 @@ class EditedRequest(Request):
         return self.head_for(self.host)
 
     def head_for(self, host: bytes) -> bytes:
-        """Compose the head that goes upstream; a Host that was set wins."""
+        """Compose the head that goes upstream; a Host that was set wins.
+
+        Raises:
+            PluginFailed: method or target would not stay one, or be another one, on the wire.
+        """
+        method, target = self.upstream_method, self.upstream_target
+        if not method or target[:1] not in (b"/", b"*") or _UNSENDABLE.search(method + target) is not None:
+            raise PluginFailed(f"plugins have made a request line that cannot be sent: {method!r} {target[:100]!r}")
         return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
-            self.upstream_method,
-            self.upstream_target,
+            method,
+            target,
             host if self.upstream_host is None else self.upstream_host,
             self.upstream_fields,
         )
@@ -86,8 +94,14 @@ class EditedRequest(Request):
             fields.lines = old.sub(b"", fields.lines) + new
 
     def set_body(self, exchange: "Exchange", body: bytes) -> None:
-        """Send this body instead of the client's, which must have been received whole."""
+        """Send this body instead of the client's.
+
+        Raises:
+            ValueError: the client's has not been received whole: what is left of it would be taken for a request.
+        """
         if exchange.body is not None:
+            if not exchange.body.complete:
+                raise ValueError("the client's body has not been received; see worker.plugins.request_body")
             exchange.body.close()
             exchange.body = None
         exchange.buffered_body = body
@@ -100,7 +114,7 @@ class EditedRequest(Request):
         self.framing = OF_LENGTH if body else NO_BODY
 
     def _check(self, name: bytes) -> None:
-        if name.lower() in _FRAMING:
+        if name.lower() in FRAMING:
             raise ValueError(f"field {name!r} frames the message and cannot be set")
 
     def _parts(self) -> "tuple[FieldLines, FieldLines]":

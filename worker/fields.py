@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"trailer", b"keep-alive", b"upgrade"))
+"""Fields that say where a message ends, or what becomes of the connection, in lower case."""
+
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 

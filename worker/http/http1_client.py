@@ -107,7 +107,10 @@ class Http1Client(UpstreamConnection):
         if exchange is None:
             return
         if self._response is not None and self._response.framing is UNTIL_CLOSE and exc is None:
-            self._body_ended(exchange, b"")
+            try:
+                self._body_ended(exchange, b"")
+            except ProxyError as error:  # of a plugin that sees the answer
+                exchange.fail(error)
         else:
             exchange.fail(PeerClosed(f"{exchange.peer!r} closed the connection before its answer was complete"))
 

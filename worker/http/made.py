@@ -1,15 +1,14 @@
 """Answers that the gateway makes itself, its own or a plugin's: the head is composed here."""
 
 from functools import lru_cache
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from worker.errors import ProxyError, RouteNotFound
-from worker.fields import field_line
+from worker.fields import FRAMING, field_line
 from worker.http.responses import SERVER, attempts_line, connection_line, content_type
 from worker.plugins.answer import Answer
 from worker.plugins.filters import filter_head
-from worker.plugins.response_head import ResponseHead, reason_of
+from worker.plugins.response_head import BODILESS, ResponseHead, reason_of
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
@@ -41,11 +40,15 @@ def composed(
 ) -> tuple[bytes, bytes]:
     """Return head and body of an answer, after the response phases of the plugins that apply unless not ``filtered``.
 
-    An answer without a body gets the page for its status, from 300 on.
+    An answer without a body gets the page for its status, from 300 on. Fields that frame a message are left out: it
+    is this one's length that counts.
 
     Raises:
         PluginFailed: one of the plugins has failed.
+        ValueError: status or a field of the answer cannot be sent.
     """
+    if not 200 <= answer.status <= 999:
+        raise ValueError(f"{answer.status} is not the status of an answer")
     request = exchange.request
     body, kind = answer.body, answer.content_type
     if body is None:
@@ -55,24 +58,22 @@ def composed(
         SERVER,
         date,
         b"Content-Type: %b\r\n" % kind if body and not _names(answer, b"content-type") else b"",
-        b"".join([field_line(name, value) for name, value in answer.fields]),
+        b"".join([field_line(name, value) for name, value in answer.fields if name.lower() not in FRAMING]),
     )
-    is_bodiless = answer.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-    sends_body = not is_bodiless and not (request is not None and request.method == b"HEAD")
+    answers_head = request is not None and request.method == b"HEAD"
+    head = ResponseHead(answer.status, reason_of(answer.status), fields, len(body), answers_head, False)
     run = exchange.run
-    status_line = b"HTTP/1.1 %d %b\r\n" % (answer.status, reason_of(answer.status))
-    status = answer.status
     if filtered and run is not None and run.chain.filters:
-        head = ResponseHead(answer.status, reason_of(answer.status), fields, len(body), sends_body, False)
         filter_head(exchange, head)
         if run.body is not None:
             body = run.body.feed(body) + run.body.feed(b"", is_last=True)
-        status, status_line, fields = head.status, head.status_line(), head.fields.lines
-    exchange.status = status
-    length = b"" if is_bodiless else b"Content-Length: %d\r\n" % len(body)
+    exchange.status = head.status
+    is_known = head.has_body or (answers_head and head.status not in BODILESS and not head.length_changes)
+    length = b"Content-Length: %d\r\n" % len(body) if is_known else b""
     attempts = attempts_line(exchange.attempts) if exchange.error is not None else b""
     connection = connection_line(request, keep_alive)
-    return b"%b%b%b%b%b\r\n" % (status_line, fields, length, attempts, connection), body if sends_body else b""
+    lines = b"%b%b%b%b%b\r\n" % (head.status_line(), head.fields.lines, length, attempts, connection)
+    return lines, body if head.has_body else b""
 
 
 def _names(answer: Answer, name: bytes) -> bool:

@@ -177,7 +177,8 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
         if run is not None and run.chain.before_proxy:
             if await was_answered(context, exchange, run.chain):
                 return
-            request = received(exchange)
+            request, body = received(exchange), exchange.body
+            content = exchange.buffered_body or b"" if body is None else b""
         try:
             pool = peer.pool if peer.by_host is None else peer.by_host.pool(request.host or peer.authority)
             connection = pool.acquire()
@@ -195,7 +196,8 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
             exchange.waiting = connection
             await suspend()
             if upstream.passive is not None:
-                upstream.passive.answered(peer, exchange.status)
+                response = connection.response  # of which plugins may have made another
+                upstream.passive.answered(peer, response.status if response is not None else exchange.status)
             return
         except UpstreamError as error:
             is_late = 0 < upstream.retry_timeout < context.time() - began
@@ -269,9 +271,8 @@ def next_peer(
         connection is not None and connection.requests > 1 and not connection.answered and isinstance(error, PeerClosed)
     )
     close_connection(exchange)
-    is_over = bool(exchange.status) or not may_retry(
-        error, request.method, exchange.body is None or exchange.body.replayable
-    )
+    has_begun = bool(exchange.status) or (exchange.run is not None and exchange.run.head is not None)
+    is_over = has_begun or not may_retry(error, request.method, exchange.body is None or exchange.body.replayable)
     if is_stale and not is_over:
         return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
     is_unresolved = isinstance(error, PeerUnresolved)
@@ -323,11 +324,12 @@ def refuse(context: "WorkerContext", exchange: Exchange, error: Exception) -> No
     if isinstance(error, ClientClosed):
         exchange.status = error.status
         return
-    answer = error_answer(error, exchange)
     try:
-        send(context, exchange, answer)
-    except PluginFailed as failure:
-        send(context, exchange, error_answer(failure, exchange), filtered=False)
+        send(context, exchange, error_answer(error, exchange))
+    except Exception as failure:
+        if not isinstance(failure, PluginFailed):
+            log.error("internal error on %r", exchange.request, exc_info=failure)
+        send(context, exchange, error_answer(ProxyError("internal error"), exchange), filtered=False)
 
 
 def respond(context: "WorkerContext", exchange: Exchange, answer: Answer) -> None:

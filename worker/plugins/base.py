@@ -19,6 +19,7 @@ routes to which that place applies. What must outlive a change of something else
 place and metadata stay the same stays the same object.
 """
 
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from worker.exchange import Exchange
     from worker.plugins.response_head import ResponseHead
     from worker.plugins.services import PluginServices
+
+FAILURES = (Exception, CancelledError)
+"""What of a plugin's doing is its failure; what a hook waits for may have been cancelled by others."""
 
 C = TypeVar("C", bound=msgspec.Struct)
 
@@ -109,7 +113,11 @@ class Plugin(Generic[C]):
         """Look at ``exchange.peer``, before each try; an answer ends the request."""
 
     def header_filter(self, exchange: "Exchange", head: "ResponseHead") -> None:
-        """Look at and change status and fields of the answer."""
+        """Look at and change status and fields of the answer.
+
+        Where an answer fails before any of it has been sent, the hook is called again with the gateway's own: what it
+        keeps for ``body_filter`` begins here.
+        """
 
     def body_filter(self, exchange: "Exchange", data: bytes, is_last: bool) -> bytes:
         """Return what is to be sent for a piece of the body; it may be kept back, as long as it comes in the end."""

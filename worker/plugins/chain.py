@@ -6,7 +6,6 @@ it. ``run`` carries out a phase that may answer.
 """
 
 import logging
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +16,7 @@ from config_sync.schema import AUTHENTICATION
 from worker.errors import BodyNeeded, PluginFailed, ProxyError
 from worker.http.relay import buffer_body
 from worker.plugins.answer import Answer
-from worker.plugins.base import Plugin
+from worker.plugins.base import FAILURES, Plugin
 from worker.plugins.stand_ins import FAIL_CLOSED
 from worker.plugins.tasks import in_task
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("propylon.plugins")
 
-FAILURES = (Exception, CancelledError)  # of a plugin; what it waited for may have been cancelled by others
 BLOCKING_TIME = 0.02  # seconds in one call after which a plugin is said to block the loop
 
 RequestHook = Callable[["Exchange"], "Answer | Awaitable[Answer | None] | None"]
@@ -225,14 +223,14 @@ class Chain:
         self.statistics.plugin_failed(name)
         log.error("plugin %s has failed", name, exc_info=error)
 
-    def failed(self, name: str, error: BaseException) -> None:
-        """Note that a plugin has raised an exception, and fail the request unless it is to be bypassed.
+    def failed(self, name: str, error: BaseException, may_bypass: bool = True) -> None:
+        """Note that a plugin has raised an exception, and fail the request unless it is, and may, be bypassed.
 
         Raises:
             PluginFailed: the plugin is not to be bypassed; one that keeps somebody out never is.
         """
         self.noted(name, error)
-        if not self.bypass or name in AUTHENTICATION or name in FAIL_CLOSED:
+        if not (self.bypass and may_bypass) or name in AUTHENTICATION or name in FAIL_CLOSED:
             raise PluginFailed(f"plugin {name} has failed: {type(error).__name__}") from error
 
 

@@ -50,6 +50,9 @@ class Echo(Plugin[EchoConfig]):
 
     def header_filter(self, exchange: "Exchange", head: "ResponseHead") -> None:
         """Set fields."""
+        run = exchange.run
+        assert run is not None  # noqa: S101 - hooks run in one
+        run.keep(self, False)
         head.body_changes()
         for name in (b"ETag", b"Last-Modified", b"Content-Encoding")[: 3 if self._replaces else 2]:
             head.fields.remove(name)
@@ -62,7 +65,7 @@ class Echo(Plugin[EchoConfig]):
         assert run is not None  # noqa: S101 - hooks run in one
         if self._replaces:
             data = b""
-        if run.kept(self) is None:
+        if not run.kept(self):
             run.keep(self, True)
             data = self._first + data
         return data + self._last if is_last else data

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from worker.plugins.base import FAILURES
 from worker.plugins.response_head import ResponseHead
 
 if TYPE_CHECKING:
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
 class BodyFilters:
     """The body filters of one answer, one behind the other."""
 
-    __slots__ = ("_chain", "_exchange")
+    __slots__ = ("_chain", "_exchange", "_head")
 
-    def __init__(self, chain: "Chain", exchange: "Exchange") -> None:
+    def __init__(self, chain: "Chain", exchange: "Exchange", head: ResponseHead) -> None:
         self._chain = chain
         self._exchange = exchange
+        self._head = head
 
     def feed(self, data: bytes, is_last: bool = False) -> bytes:
         """Return what is to be sent for a piece; PluginFailed when a filter fails."""
@@ -24,9 +26,13 @@ class BodyFilters:
             if not data and not is_last:
                 break
             try:
-                data = hook(self._exchange, data, is_last)
-            except Exception as error:
-                self._chain.failed(name, error)
+                filtered = hook(self._exchange, data, is_last)
+                if not isinstance(filtered, bytes):
+                    raise TypeError(f"it has returned a {type(filtered).__name__} instead of bytes")
+                data = filtered
+            except FAILURES as error:
+                # What it has made of the pieces before, and kept back of them, the rest may not go with.
+                self._chain.failed(name, error, may_bypass=not self._head.length_changes)
         return data
 
 
@@ -38,10 +44,9 @@ def filter_head(exchange: "Exchange", head: ResponseHead) -> ResponseHead:
     for name, hook in run.chain.header_filter:
         try:
             hook(exchange, head)
-        except Exception as error:
+        except FAILURES as error:
             run.chain.failed(name, error)
-    if run.chain.body_filter and head.has_body:
-        run.body = BodyFilters(run.chain, exchange)
+    run.body = BodyFilters(run.chain, exchange, head) if run.chain.body_filter and head.has_body else None
     return head
 
 
@@ -52,5 +57,5 @@ def log_exchange(exchange: "Exchange") -> None:
     for name, hook in run.chain.log:
         try:
             hook(exchange)
-        except Exception as error:  # the answer is sent: nothing can be refused any more
+        except FAILURES as error:  # the answer is sent: nothing can be refused any more
             run.chain.noted(name, error)

@@ -268,6 +268,9 @@ class _Transport(asyncio.Transport):
     def can_write_eof(self) -> bool:
         return False
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass  # who takes it over reads nothing more
+
     def is_closing(self) -> bool:
         return self.closed
 
