@@ -111,11 +111,16 @@ def merge(
 
 def lay_over(merged: Merged, consumer: Stored[Consumer], group: Stored[ConsumerGroup] | None = None) -> Merged:
     """Lay the plugins of a consumer and of its group over what a request sees; credentials do not run."""
-    own = {name: use for name, use in _plugins_of(consumer).items() if name not in AUTHENTICATION}
     version = merged.version if group is None else f"{merged.version}&{group.revision}"
     # Consumers written in one transaction have the same revision: the name tells them apart.
     version += f"&{consumer.resource.username}#{consumer.revision}"
-    return replace(merged, plugins={**merged.plugins, **_plugins_of(group), **own}, version=version)
+    return replace(merged, plugins={**merged.plugins, **laid_over(consumer, group)}, version=version)
+
+
+def laid_over(consumer: Stored[Consumer] | None, group: Stored[ConsumerGroup] | None) -> PluginUses:
+    """Return the plugins of a consumer over those of its group; credentials do not run."""
+    own = {name: use for name, use in _plugins_of(consumer).items() if name not in AUTHENTICATION}
+    return {**_plugins_of(group), **own}
 
 
 def merge_stream(route: Stored[StreamRoute], service: Stored[Service] | None = None) -> MergedStream:

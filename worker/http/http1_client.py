@@ -191,7 +191,6 @@ class Http1Client(UpstreamConnection):
             response, wire = found
         downstream = exchange.downstream
         self._response = response
-        self._filtered = None
         body = exchange.body
         if body is not None:
             _answered_before(body, downstream)
@@ -324,6 +323,7 @@ class Http1Client(UpstreamConnection):
 
     def _finish(self, exchange: Exchange, keep: bool) -> None:
         self._exchange = None
+        self._filtered = None
         if self.read_paused:
             self.resume_reading()
         body = exchange.body

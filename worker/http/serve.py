@@ -106,7 +106,7 @@ async def serve_with_plugins(
     run = exchange.run = PluginRun(chain)
     answer = await chain.run(exchange, chain.rewrite)
     if answer is None and run.consumer is not None:
-        run.chain = context.plugins.with_consumer(route, chain, run.consumer)
+        run.chain = context.plugins.with_consumer(chain, run.consumer)
         answer = await run.chain.run(exchange, run.chain.consumer_rewrite(chain))
     if answer is None:
         answer = await run.chain.run(exchange, run.chain.access)

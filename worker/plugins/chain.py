@@ -253,16 +253,15 @@ def _applies(use: Use) -> Condition:
     """Return the verdict of a plugin's ``_meta.filter``, found out once for each request, at its first use."""
     condition = use.meta.filter
     assert condition is not None  # noqa: S101 - only asked for those that have one
-    number = id(use)
 
     def applies(exchange: "Exchange") -> bool:
         run = exchange.run
         assert run is not None  # noqa: S101 - hooks run in one
         if run.filtered is None:
             run.filtered = {}
-        verdict = run.filtered.get(number)
+        verdict = run.filtered.get(use)
         if verdict is None:
-            verdict = run.filtered[number] = condition(exchange)
+            verdict = run.filtered[use] = condition(exchange)
         return verdict
 
     return applies

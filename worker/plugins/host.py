@@ -16,10 +16,10 @@ import msgspec
 from config_sync import schema
 from config_sync.cache import Change, ConfigStore
 from config_sync.errors import ConfigError
-from config_sync.merge import Merged, PluginUse, Stored, lay_over, merge
+from config_sync.merge import Merged, PluginUse, Stored, laid_over, merge
 from config_sync.schema.plugins import PluginMeta, is_disabled
 from worker.consumers import AttachedConsumer, Consumers
-from worker.plugins.base import Plugin, Scope
+from worker.plugins.base import FAILURES, Plugin, Scope
 from worker.plugins.chain import Chain, Meta, Use
 from worker.plugins.registry import Registered, Registry
 from worker.plugins.services import PluginServices
@@ -68,7 +68,7 @@ class PluginHost:
         self._router = router
         self._bypass = bypass
         self._chains: dict[str, Chain | None] = {}  # by route
-        self._of_consumers: dict[tuple[str, str], Chain] = {}  # by route and consumer
+        self._of_consumers: dict[tuple[Chain, str], Chain] = {}  # by the chain before, and consumer
         self._parts: dict[str, set[str]] = {}  # the routes whose chains a record is part of …
         self._parts_of: dict[str, tuple[str, ...]] = {}  # … and the other way round
         self._made: dict[str, dict[str, _Made]] = {}  # by record and plugin
@@ -89,23 +89,26 @@ class PluginHost:
         except KeyError:
             return self._compiled(route)
 
-    def with_consumer(self, route: "Route | None", chain: Chain, consumer: AttachedConsumer) -> Chain:
-        """Return what applies to a request once it is known who it is from (data-model.md section 15)."""
+    def with_consumer(self, chain: Chain, consumer: AttachedConsumer) -> Chain:
+        """Return what applies to a request once it is known who it is from (data-model.md section 15).
+
+        It is made of the ``chain`` that applies so far: the configuration may have changed since the request came.
+        """
         if not consumer.has_plugins and consumer.group_id is None:
             return chain
-        id_ = route.id if route is not None else ""
-        found = self._of_consumers.get((id_, consumer.username))
+        found = self._of_consumers.get((chain, consumer.username))
         if found is None:
-            found = self._with_consumer(route, consumer)
+            found = self._with_consumer(chain, consumer)
             if len(self._of_consumers) >= MOST_CONSUMER_CHAINS:
                 self._of_consumers.clear()
-            self._of_consumers[id_, consumer.username] = found
+            self._of_consumers[chain, consumer.username] = found
         return found
 
     # compiling
 
     def _compiled(self, route: "Route") -> Chain | None:
-        uses = self._uses(self._merged(route).plugins) if self._stored("routes", route.id) else []
+        merged = self._merged(route)
+        uses = self._uses(merged.plugins) if merged is not None else []
         if route.plugin_config_id is not None and self._stored("plugin_configs", route.plugin_config_id) is None:
             uses.append(_missing(f"plugin config {route.plugin_config_id} of route {route.id} does not exist"))
         chain = self._chain(uses) if uses else self.no_route
@@ -130,26 +133,29 @@ class PluginHost:
             if not routes:
                 del self._parts[key]
 
-    def _with_consumer(self, route: "Route | None", attached: AttachedConsumer) -> Chain:
-        consumer = self._stored("consumers", attached.username)
+    def _with_consumer(self, chain: Chain, attached: AttachedConsumer) -> Chain:
+        uses = {use.name: use for use in chain.uses}
         group = None
         if attached.group_id is not None:
             group = self._stored("consumer_groups", attached.group_id)
             if group is None:
-                missing = f"consumer group {attached.group_id} of {attached.username} does not exist"
-                return self._chain([_missing(missing)])
-        merged = self._merged(route)
-        if consumer is not None:
-            merged = lay_over(merged, consumer, group)
-        return self._chain(self._uses(merged.plugins))
+                missing = _missing(f"consumer group {attached.group_id} of {attached.username} does not exist")
+                return self._chain((*chain.uses, missing), chain.global_uses)
+        for name, use in laid_over(self._stored("consumers", attached.username), group).items():
+            made = self._use(name, use.config, use.key) if not use.is_disabled else None
+            if made is not None:
+                uses[name] = made
+            else:
+                uses.pop(name, None)
+        return self._chain(tuple(uses.values()), chain.global_uses)
 
-    def _chain(self, uses: Sequence[Use]) -> Chain:
-        return Chain(self._global_uses, uses, self, self._bypass)
+    def _chain(self, uses: Sequence[Use], global_uses: Sequence[Use] | None = None) -> Chain:
+        return Chain(self._global_uses if global_uses is None else global_uses, uses, self, self._bypass)
 
-    def _merged(self, route: "Route | None") -> Merged:
-        stored = self._stored("routes", route.id) if route is not None else None
-        if route is None or stored is None:
-            return merge(Stored("", 0, schema.Route()))
+    def _merged(self, route: "Route") -> Merged | None:
+        stored = self._stored("routes", route.id)
+        if stored is None:
+            return None
         config_id, service = route.plugin_config_id, route.service
         return merge(
             stored,
@@ -188,7 +194,10 @@ class PluginHost:
             return Use(name, self._plugin(registered, config, key), compiled_meta(config))
         except ConfigError as error:
             log.error("%s: plugin %s cannot work, so requests are refused: %s", key, name, error)
-            return Use(name, FailClosed(name), Meta())
+        except FAILURES as error:
+            self.plugin_failed(name)
+            log.error("%s: plugin %s has failed, so requests are refused", key, name, exc_info=error)
+        return Use(name, FailClosed(name), Meta())
 
     def _plugin(self, registered: Registered, config: Mapping[str, Any], key: str) -> Plugin[Any]:
         metadata = self._metadata.get(registered.name, {})
@@ -197,7 +206,8 @@ class PluginHost:
         if made is not None and made.config == config and made.metadata == metadata:
             return made.plugin
         if made is not None:
-            made.plugin.close()
+            del of_record[registered.name]
+            self._close(made)
         typed = registered.metadata(metadata, "$", [])
         scope = Scope(registered.name, key, fingerprint(config), typed, self.services)
         plain = self.registry.plain(registered.name, config, key)
@@ -238,13 +248,25 @@ class PluginHost:
         self._router.version += 1  # what was found for a head is found again, with its chain
 
     def _forget(self, key: str, new: Any) -> None:
-        """Close the plugins of a record that are not in it any more."""
+        """Close the plugins of a record that are not in it any more, or not as they were."""
         plugins = new.plugins if new is not None else {}
         of_record = self._made[key]
-        for name in [name for name in of_record if name not in plugins or is_disabled(plugins[name])]:
-            of_record.pop(name).plugin.close()
+        for name, made in list(of_record.items()):
+            config = plugins.get(name)
+            if config is None or config != made.config or is_disabled(config):
+                del of_record[name]
+                self._close(made)
         if not of_record:
             del self._made[key]
+
+    def _close(self, made: _Made) -> None:
+        """Let a plugin give back what it holds; whatever it does, the rest goes on."""
+        try:
+            made.plugin.close()
+        except FAILURES as error:
+            name = type(made.plugin).name
+            self.plugin_failed(name)
+            log.error("plugin %s has failed when it was closed", name, exc_info=error)
 
     def _rules_changed(self) -> None:
         self._chains = {}
@@ -286,7 +308,7 @@ class PluginHost:
         """Close all plugins."""
         for of_record in self._made.values():
             for made in of_record.values():
-                made.plugin.close()
+                self._close(made)
         self._made.clear()
         self.services.close()
 

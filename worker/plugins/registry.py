@@ -138,6 +138,9 @@ class Registry:
             typed = registered.consumer(plain, "$", [])
         except InvalidResource:
             return None  # it was good when it came: a variable or secret it refers to has gone
+        except Exception:
+            log.exception("a credential of %s opens nothing: the plugin has failed over it", name)
+            return None
         return str(getattr(typed, registered.plugin.credential)), typed
 
     def plain(self, name: str, config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worker.consumers import AttachedConsumer
     from worker.plugins.answer import Answer
-    from worker.plugins.chain import Chain
+    from worker.plugins.chain import Chain, Use
     from worker.plugins.filters import BodyFilters
     from worker.plugins.response_head import ResponseHead
     from worker.upstream.peer import UpstreamCell
@@ -25,7 +25,7 @@ class PluginRun:
         self.head: ResponseHead | None = None  # of the answer, once it goes through the header filters
         self.body: BodyFilters | None = None
         self.data: dict[Any, Any] | None = None  # what plugins keep of this exchange; keys are the plugins themselves
-        self.filtered: dict[int, bool] | None = None  # verdicts of ``_meta.filter``
+        self.filtered: dict[Use, bool] | None = None  # verdicts of ``_meta.filter``
 
     def keep(self, plugin: object, value: object) -> None:
         """Keep something for a later hook of the same plugin."""

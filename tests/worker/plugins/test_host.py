@@ -1,0 +1,199 @@
+"""PluginHost: what is made of changes, closed, kept and forgotten; and plugins that cannot be made."""
+
+import asyncio
+import gc
+import logging
+import weakref
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from worker.exchange import Exchange
+from worker.plugins.answer import Answer
+from worker.plugins.base import Plugin, Scope
+from worker.plugins.response_head import ResponseHead
+from worker.plugins.testing import PluginKit
+
+alive: "weakref.WeakSet[Held]" = weakref.WeakSet()
+closed: list[str] = []
+
+
+class HeldConfig(msgspec.Struct):
+    """What a plugin is told apart by."""
+
+    tag: str = ""
+    fails: str = ""
+
+
+class Held(Plugin[HeldConfig]):
+    """Is counted as long as it lives; may fail to be made or closed."""
+
+    name = "held"
+    priority = 5
+    Config = HeldConfig
+    Metadata = HeldConfig
+
+    def __init__(self, config: HeldConfig, scope: Scope) -> None:
+        super().__init__(config, scope)
+        if config.fails == "made" or scope.metadata.fails == "made":
+            raise RuntimeError("on purpose")
+        alive.add(self)
+
+    def header_filter(self, exchange: Exchange, head: ResponseHead) -> None:
+        head.fields.add(b"X-Tag", self.config.tag.encode() or b"-")
+
+    def close(self) -> None:
+        closed.append(self.config.tag)
+        if self.config.fails == "closed":
+            raise RuntimeError("on purpose")
+
+
+class Gate(Plugin[HeldConfig]):
+    """Waits in rewrite until it is opened, and keeps everybody out in access."""
+
+    name = "gate"
+    priority = 3000
+    Config = HeldConfig
+    opened: asyncio.Event
+
+    async def rewrite(self, exchange: Exchange) -> Answer | None:
+        if self.config.tag == "waits":
+            await Gate.opened.wait()
+        return None
+
+    def access(self, exchange: Exchange) -> Answer | None:
+        return Answer(403)
+
+
+@pytest.fixture(autouse=True)
+def nothing_held() -> Iterator[None]:
+    gc.collect()
+    alive.clear()
+    closed.clear()
+    yield
+    closed.clear()
+
+
+def kit(plugins: dict[str, Any], records: dict[str, Any] | None = None, **more: Any) -> PluginKit:
+    return PluginKit(plugins, records, extra=(Held, Gate), **more)
+
+
+def test_a_plugin_is_closed_when_its_configuration_goes_or_changes() -> None:
+    with kit({"held": {"tag": "1"}}) as worker:
+        assert worker.request().headers("x-tag") == ["1"]
+        worker.put("routes/kit", {"uri": "/*", "plugins": {"held": {"tag": "2"}}, "desc": "other"})
+        assert closed == ["1"]
+        worker.request()
+        worker.put("routes/kit", {"uri": "/*", "plugins": {"held": {"tag": "2"}}, "desc": "another"})
+        assert closed == ["1"]
+        worker.put("routes/kit", {"uri": "/*", "plugins": {"held": {"tag": "2", "_meta": {"disable": True}}}})
+        assert closed == ["1", "2"]
+        worker.put("routes/kit", {"uri": "/*", "plugins": {"held": {"tag": "3"}}})
+        worker.request()
+        worker.put("routes/kit", None)
+        assert closed == ["1", "2", "3"]
+
+
+def test_after_many_changes_only_what_is_configured_is_alive(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)  # records that are kept for the test's report keep the requests they tell of
+    random = Random(7)
+    places = ("routes/r{}", "services/s{}", "plugin_configs/p{}", "consumers/c{}", "consumer_groups/g{}")
+    consumer = {"key-auth": {"key": "k"}}
+    upstream = {"nodes": {"127.0.0.1:1980": 1}}
+    with kit({"key-auth": {}}, {"consumers/jack": {"plugins": {**consumer, "held": {"tag": "j"}}}}) as worker:
+        for number in range(1_500):
+            place = random.choice(places)
+            key = place.format(random.randrange(4))
+            plugins = {"held": {"tag": str(number)}} if random.random() < 0.7 else {}
+            name = key.partition("/")[2]
+            members: dict[str, Any] = {"username": name} if key.startswith("consumers") else {}
+            if key.startswith("routes"):
+                members = {"uri": f"/{name}", "service_id": "s1", "plugin_config_id": "p1", "upstream": upstream}
+            is_gone = random.random() < 0.2
+            worker.put(key, None if is_gone else {**members, "plugins": plugins})
+            if number % 7 == 0:
+                worker.put("global_rules/1", {"plugins": {"held": {"tag": f"g{number}"}}} if number % 2 else None)
+            if number % 11 == 0:
+                worker.put("consumers/jack", {"plugins": {**consumer, "held": {"tag": f"j{number}"}}})
+            worker.request(target=f"/r{random.randrange(4)}", headers={"apikey": "k"})
+        host = worker.context.plugins
+        for place in places:
+            for number in range(4):
+                worker.put(place.format(number), None)
+        worker.put("consumers/jack", None)
+        worker.put("global_rules/1", None)
+        worker.request()
+        gc.collect()
+        assert [each.config.tag for each in alive] == []
+        assert set(host._made) == {"routes/kit"}
+        assert host._of_consumers == {}
+        assert host._parts == {}
+        assert set(host._chains) <= {"kit"}
+
+
+def test_one_that_cannot_be_made_refuses_requests_and_nothing_else() -> None:
+    with kit({"held": {"fails": "made"}}, {"routes/other": {"uri": "/other", "plugins": {}}}) as worker:
+        assert worker.request().status == 503
+        assert worker.context.plugins.failures == {"held": 1}
+        worker.put("global_rules/1", {"plugins": {"held": {"fails": "made"}}})
+        worker.put("routes/new", {"uri": "/new", "plugins": {}})
+        assert worker.request(target="/new").status == 503
+        worker.put("global_rules/1", None)
+        worker.put("routes/kit", {"uri": "/*", "plugins": {"held": {"tag": "good"}}})
+        assert worker.request().headers("x-tag") == ["good"]
+
+
+def test_what_was_closed_never_comes_back() -> None:
+    with kit({"held": {"tag": "1"}}) as worker:
+        worker.request()
+        (first,) = alive
+        worker.put("plugin_metadata/held", {"fails": "made"})
+        assert worker.request().status == 503
+        assert closed == ["1"]
+        worker.put("plugin_metadata/held", {})
+        assert worker.request().headers("x-tag") == ["1"]
+        assert worker.context.plugins._made["routes/kit"]["held"].plugin is not first
+
+
+def test_one_that_fails_when_it_is_closed_costs_nobody_anything() -> None:
+    with kit({"held": {"tag": "1", "fails": "closed"}}) as worker:
+        worker.request()
+        worker.put("routes/kit", {"uri": "/*", "plugins": {"held": {"tag": "2", "fails": "closed"}}})
+        assert worker.request().headers("x-tag") == ["2"]
+        assert worker.context.plugins.failures == {"held": 1}
+    assert closed == ["1", "2"]
+
+
+def test_a_route_that_goes_while_a_hook_waits_still_keeps_out_whom_it_did() -> None:
+    records = {
+        "consumers/jack": {"plugins": {"key-auth": {"key": "k"}, "held": {"tag": "jack"}}},
+    }
+    with kit({"gate": {"tag": "waits"}, "key-auth": {}}, records) as worker:
+
+        async def race() -> int:
+            Gate.opened = asyncio.Event()
+            asked = asyncio.ensure_future(worker.ask("GET", "/", {"apikey": "k"}))
+            await asyncio.sleep(0.01)
+            worker.put("routes/kit", None)
+            Gate.opened.set()
+            answer = await asked
+            assert answer.headers("x-tag") == ["jack"]
+            return answer.status
+
+        assert worker.run(race()) == 403
+
+
+def test_a_filter_is_asked_once_though_a_consumer_brings_plugins() -> None:
+    meta = {"filter": [["http_x", "==", "1"]]}
+    records = {"consumers/jack": {"plugins": {"key-auth": {"key": "k"}, "echo": {"after_body": "!"}}}}
+    plugins = {"key-auth": {}, "held": {"tag": "r", "_meta": meta}}
+    with kit(plugins, records) as worker:
+        answer = worker.request(headers={"apikey": "k", "x": "1"})
+        assert (answer.body, answer.headers("x-tag")) == (b"ok!", ["r"])
+        host = worker.context.plugins
+        (both,) = host._of_consumers.values()
+        (route,) = [chain for chain in host._chains.values() if chain is not None]
+        assert {use.name: use for use in route.uses}["held"] in both.uses
