@@ -14,7 +14,7 @@ from config_sync.settings import Settings
 from worker.context import WorkerContext
 from worker.observability.line_file import check_writable
 from worker.observability.logs import ErrorLog
-from worker.plugins.registry import load_registry
+from worker.plugins.loading import load_registry
 from worker.process import drop_privileges, open_store
 from worker.scoreboard import Scoreboard
 from worker.upstream.tls import SYSTEM, build_context

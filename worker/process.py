@@ -36,7 +36,8 @@ from worker.link import MasterLink
 from worker.observability.logs import ErrorLog
 from worker.observability.stacks import ignore_stack_dumps, register_stack_dumps
 from worker.orphan import LOOK, has_successor
-from worker.plugins.registry import Registry, import_built_in, load_registry
+from worker.plugins.loading import import_built_in, load_registry
+from worker.plugins.registry import Registry
 from worker.readiness import Readiness
 from worker.scoreboard import Entry, Scoreboard, WorkerState
 from worker.supervisor.messages import Failed, Ready, Reason, send

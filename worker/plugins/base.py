@@ -77,6 +77,7 @@ class Plugin(Generic[C]):
     Consumer: ClassVar[type[msgspec.Struct] | None] = None
     credential: ClassVar[str] = ""
     prefers_route: ClassVar[bool] = False  # its use in a global rule gives way to one on the route
+    fails_closed: ClassVar[bool] = False  # it keeps somebody out: where it fails or cannot run, nobody gets through
 
     def __init__(self, config: C, scope: Scope) -> None:
         """Prepare; everything that does not depend on a request is done here.

@@ -73,6 +73,11 @@ class Use:
         self.meta = meta
 
     @property
+    def fails_closed(self) -> bool:
+        """Whether it is never passed over."""
+        return self.plugin.fails_closed or self.name in AUTHENTICATION or self.name in FAIL_CLOSED
+
+    @property
     def order(self) -> tuple[int, str]:
         """By what a list is sorted: the priority, descending, then the name."""
         own = self.meta.priority
@@ -104,6 +109,7 @@ class Chain:
         "before_proxy",
         "body_filter",
         "bypass",
+        "closed",
         "filters",
         "global_uses",
         "header_filter",
@@ -124,6 +130,7 @@ class Chain:
         self.statistics = statistics
         self.bypass = bypass
         everyone = (*self.global_uses, *self.uses)
+        self.closed = frozenset(use.name for use in everyone if use.fails_closed)
         self.rewrite = _steps(everyone, "rewrite")
         self.access = _steps(everyone, "access")
         self.before_proxy = _steps(everyone, "before_proxy")
@@ -230,7 +237,7 @@ class Chain:
             PluginFailed: the plugin is not to be bypassed; one that keeps somebody out never is.
         """
         self.noted(name, error)
-        if not (self.bypass and may_bypass) or name in AUTHENTICATION or name in FAIL_CLOSED:
+        if not (self.bypass and may_bypass) or name in self.closed:
             raise PluginFailed(f"plugin {name} has failed: {type(error).__name__}") from error
 
 

@@ -23,7 +23,7 @@ from worker.plugins.base import FAILURES, Plugin, Scope
 from worker.plugins.chain import Chain, Meta, Use
 from worker.plugins.registry import Registered, Registry
 from worker.plugins.services import PluginServices
-from worker.plugins.stand_ins import FAIL_CLOSED, FailClosed, Missing
+from worker.plugins.stand_ins import FailClosed, Missing
 from worker.routing.expressions import compile_expression
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class PluginHost:
         """Return a plugin in its place; None for one that is not known and whose absence opens nothing."""
         registered = self.registry.get(name)
         if registered is None:
-            if name not in FAIL_CLOSED:
+            if not self.registry.keeps_out(name):
                 log.warning("%s: there is no plugin %s; it does not run", key, name)
                 return None
             log.error(

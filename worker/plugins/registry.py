@@ -1,35 +1,26 @@
-"""The plugins there are: built in, in a directory of the settings, or installed as an entry point.
+"""The plugins there are, by name, and what may be configured of them."""
 
-A worker loads them before it accepts anybody, so that no import happens while requests are served; a reload therefore
-brings new code. One that cannot be loaded keeps the worker from starting, for it may be one that keeps somebody out.
-"""
-
-import importlib
-import importlib.util
 import inspect
 import logging
-import pkgutil
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
-from pathlib import Path
-from types import ModuleType
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from config_sync.errors import InvalidResource, SettingsError
+from config_sync.schema import AUTHENTICATION
 from config_sync.schema.decoding import Lenient
 from config_sync.secrets import Resolver
 from worker.plugins.base import Plugin
 from worker.plugins.references import resolved
+from worker.plugins.stand_ins import FAIL_CLOSED
 
 log = logging.getLogger("propylon.plugins")
 
-BUILT_IN = "worker.plugins"
-ENTRY_POINTS = "propylon.plugins"
-FOREIGN = "propylon_plugins"  # the package in which modules of the directory are
+HOOKS = ("rewrite", "access", "before_proxy", "header_filter", "body_filter", "log")
 SYNCHRONOUS = ("header_filter", "body_filter", "log")
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _NOT_ITS_OWN = frozenset(("_meta", "disable"))
 
 PluginClass = type[Plugin[Any]]
@@ -47,12 +38,25 @@ class Registered:
         self.plugin = plugin
         self.name = plugin.name
         self.source = source
-        for hook in SYNCHRONOUS:
-            if inspect.iscoroutinefunction(getattr(plugin, hook)):
-                raise SettingsError(f"{source}: {hook} must not be async: the answer is on its way")
-        self._config: Lenient[msgspec.Struct] = Lenient(plugin.Config)
-        self._metadata: Lenient[msgspec.Struct] = Lenient(plugin.Metadata)
-        self._consumer: Lenient[msgspec.Struct] | None = Lenient(plugin.Consumer) if plugin.Consumer else None
+        fault = _fault(plugin)
+        if fault:
+            raise SettingsError(f"plugin {plugin.name} of {source}: {fault}")
+        try:
+            self._config: Lenient[msgspec.Struct] = Lenient(plugin.Config)
+            self._metadata: Lenient[msgspec.Struct] = Lenient(plugin.Metadata)
+            self._consumer: Lenient[msgspec.Struct] | None = Lenient(plugin.Consumer) if plugin.Consumer else None
+        except (TypeError, NameError, AttributeError) as error:  # an annotation that msgspec cannot read
+            raise SettingsError(f"plugin {plugin.name} of {source}: {error}") from error
+
+    @property
+    def fails_closed(self) -> bool:
+        """Whether nobody gets through where it cannot run."""
+        return self.plugin.fails_closed or self.name in AUTHENTICATION or self.name in FAIL_CLOSED
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The hooks it has."""
+        return phases_of(self.plugin)
 
     def config(self, value: Mapping[str, Any], path: str, warnings: list[str]) -> msgspec.Struct:
         """Convert a configuration, and check it; InvalidResource when it is not right."""
@@ -79,6 +83,35 @@ class Registered:
         return config
 
 
+def phases_of(plugin: PluginClass) -> tuple[str, ...]:
+    """Return the hooks that a plugin has."""
+    return tuple(hook for hook in HOOKS if getattr(plugin, hook) is not getattr(Plugin, hook))
+
+
+def _fault(plugin: PluginClass) -> str:
+    """Return what is wrong with how a plugin is made; empty for nothing."""
+    if not isinstance(plugin.name, str) or _NAME.fullmatch(plugin.name) is None:
+        return "its name must be letters, digits, dots, - and _"
+    if not isinstance(plugin.priority, int):
+        return "its priority must be an integer"
+    for attribute in ("Config", "Metadata", "Consumer"):
+        value = getattr(plugin, attribute)
+        is_struct = isinstance(value, type) and issubclass(value, msgspec.Struct)
+        if not (is_struct or (attribute == "Consumer" and value is None)):
+            return f"its {attribute} must be a msgspec.Struct"
+    if plugin.Consumer is not None and plugin.credential not in plugin.Consumer.__struct_fields__:
+        return "its credential must be a field of its Consumer"
+    for hook in phases_of(plugin):
+        own, wanted = getattr(plugin, hook), inspect.signature(getattr(Plugin, hook)).parameters
+        if hook in SYNCHRONOUS and inspect.iscoroutinefunction(own):
+            return f"{hook} must not be async: the answer is on its way"
+        try:
+            inspect.signature(own).bind(*wanted)
+        except TypeError:
+            return f"{hook} must take ({', '.join(wanted)})"
+    return ""
+
+
 def _typed(
     converter: Lenient[msgspec.Struct], value: Mapping[str, Any], path: str, warnings: list[str]
 ) -> msgspec.Struct:
@@ -89,18 +122,36 @@ def _typed(
 class Registry:
     """Plugins by name; also the check of their configurations for the decoders (``PluginCheck``)."""
 
-    def __init__(self, plugins: Mapping[str, Registered], secrets: Resolver | None = None) -> None:
-        """Take plugins; what configurations refer to is looked up in ``secrets``, by default the environment."""
+    def __init__(
+        self,
+        plugins: Mapping[str, Registered],
+        secrets: Resolver | None = None,
+        withheld: frozenset[str] = frozenset(),
+    ) -> None:
+        """Take plugins.
+
+        Args:
+            plugins: by name.
+            secrets: where what configurations refer to is looked up; by default the environment.
+            withheld: names of plugins that keep somebody out and are not enabled.
+        """
         self._plugins = plugins
+        self._withheld = withheld
         self.secrets = secrets or Resolver()
 
     def get(self, name: str) -> Registered | None:
         """Return a plugin that is there."""
         return self._plugins.get(name)
 
+    def keeps_out(self, name: str) -> bool:
+        """Tell whether nobody may get through in the absence of a plugin."""
+        registered = self._plugins.get(name)
+        return name in FAIL_CLOSED or name in self._withheld or (registered is not None and registered.fails_closed)
+
     def with_plugins(self, more: Iterable[Registered]) -> "Registry":
         """Return a registry with further plugins, which take the place of those of the same name."""
-        return Registry({**self._plugins, **{registered.name: registered for registered in more}}, self.secrets)
+        plugins = {**self._plugins, **{registered.name: registered for registered in more}}
+        return Registry(plugins, self.secrets, self._withheld)
 
     def names(self) -> list[str]:
         """Return the names of all plugins, by priority."""
@@ -156,82 +207,3 @@ class Registry:
         registered = self.get(name)
         if registered is not None:
             registered.metadata(config, path, warnings)
-
-
-def load_registry(path: str = "", only: tuple[str, ...] = ()) -> Registry:
-    """Import all plugins: those of ours, then the installed ones, then those in the directory ``path``.
-
-    A later one of the same name takes the place of an earlier one. ``only`` names those that are wanted; none: all.
-
-    Raises:
-        SettingsError: one of them cannot be loaded, or is not made as a plugin must be.
-    """
-    found: dict[str, Registered] = {}
-    for module, source in (*_built_in(), *_installed(), *_in_directory(path)):
-        for plugin in _classes(module):
-            try:
-                registered = Registered(plugin, source)
-            except TypeError as error:
-                raise SettingsError(f"plugin {plugin.name} of {source}: {error}") from error
-            if not only or registered.name in only:
-                found[registered.name] = registered
-    return Registry(found)
-
-
-Found = tuple[ModuleType, str]
-
-
-def _classes(module: ModuleType) -> Iterator[PluginClass]:
-    for value in vars(module).values():
-        is_own = isinstance(value, type) and issubclass(value, Plugin) and value.__module__ == module.__name__
-        if is_own and "name" in vars(value):
-            yield value
-
-
-def import_built_in() -> None:
-    """Import our own plugins, with the rights that the rest of our code is imported with; SettingsError as above."""
-    for _ in _built_in():
-        pass
-
-
-def _built_in() -> Iterator[Found]:
-    package = importlib.import_module(BUILT_IN)
-    for module in pkgutil.walk_packages(package.__path__, f"{BUILT_IN}."):
-        if module.name != f"{BUILT_IN}.testing":
-            yield _imported(module.name, module.name)
-
-
-def _installed() -> Iterator[Found]:
-    for point in entry_points(group=ENTRY_POINTS):
-        yield _imported(point.module, f"entry point {point.name} ({point.value})")
-
-
-def _imported(name: str, source: str) -> Found:
-    try:
-        return importlib.import_module(name), source
-    except Exception as error:  # a plugin's module may fail in any way
-        raise SettingsError(f"plugins of {source} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def _in_directory(path: str) -> Iterator[Found]:
-    directory = Path(path)
-    if not path:
-        return
-    if not directory.is_dir():
-        raise SettingsError(f"plugins.path: {directory} is not a directory")
-    for file in sorted(directory.glob("*.py")):
-        if not file.name.startswith(("_", "test_")):
-            yield _loaded(file)
-
-
-def _loaded(file: Path) -> Found:
-    spec = importlib.util.spec_from_file_location(f"{FOREIGN}.{file.stem}", file)
-    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - so for every .py file
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # msgspec looks types up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a plugin's module may fail in any way
-        del sys.modules[spec.name]
-        raise SettingsError(f"plugins of {file} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module, str(file)

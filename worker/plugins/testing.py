@@ -24,7 +24,8 @@ from worker.context import WorkerContext
 from worker.http.framing import ChunkedDecoder
 from worker.http.http1_server import Http1Server
 from worker.plugins.base import Plugin
-from worker.plugins.registry import Registered, Registry, load_registry
+from worker.plugins.loading import load_registry
+from worker.plugins.registry import Registered, Registry
 
 UPSTREAM = "127.0.0.1", 1980
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"

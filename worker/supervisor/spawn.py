@@ -51,7 +51,7 @@ def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, min
 def import_worker() -> None:
     """Import what ``serve`` needs."""
     import worker.process  # noqa: F401 - for its effect
-    from worker.plugins.registry import import_built_in
+    from worker.plugins.loading import import_built_in
 
     import_built_in()
 
