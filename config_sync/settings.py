@@ -89,11 +89,13 @@ class EtcdSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
 class PluginSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Which plugins there are: ``path``, a directory of modules; ``enabled``, their names, none: all.
 
-    ``on_failure``: whether a request fails with 500 when a plugin raises an exception, or the plugin is passed over.
+    ``listed_only``: only those in the key ``plugins`` of the configuration, once there is one. ``on_failure``: whether
+    a request fails with 500 when a plugin raises an exception, or the plugin is passed over.
     """
 
     path: str = ""
     enabled: tuple[str, ...] = ()
+    listed_only: bool = False
     on_failure: Literal["fail", "bypass"] = "fail"
 
 

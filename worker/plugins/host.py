@@ -35,7 +35,10 @@ log = logging.getLogger("propylon.plugins")
 MISSING = object()
 MOST_CONSUMER_CHAINS = 10_000
 _CONCERNED = frozenset(
-    ("routes", "services", "plugin_configs", "consumers", "consumer_groups", "global_rules", "plugin_metadata")
+    (
+        *("routes", "services", "plugin_configs", "consumers", "consumer_groups", "global_rules"),
+        *("plugin_metadata", "plugins"),
+    )
 )
 
 
@@ -67,6 +70,8 @@ class PluginHost:
         self._store = store
         self._router = router
         self._bypass = bypass
+        self._follows_list = services.settings.plugins.listed_only
+        self._listed: frozenset[str] | None = None  # the plugins that are enabled; None: all
         self._chains: dict[str, Chain | None] = {}  # by route
         self._of_consumers: dict[tuple[Chain, str], Chain] = {}  # by the chain before, and consumer
         self._parts: dict[str, set[str]] = {}  # the routes whose chains a record is part of …
@@ -181,7 +186,7 @@ class PluginHost:
 
     def _use(self, name: str, config: Mapping[str, Any], key: str) -> Use | None:
         """Return a plugin in its place; None for one that is not known and whose absence opens nothing."""
-        registered = self.registry.get(name)
+        registered = self.registry.get(name) if self._is_enabled(name) else None
         if registered is None:
             if not self.registry.keeps_out(name):
                 log.warning("%s: there is no plugin %s; it does not run", key, name)
@@ -198,6 +203,9 @@ class PluginHost:
             self.plugin_failed(name)
             log.error("%s: plugin %s has failed, so requests are refused", key, name, exc_info=error)
         return Use(name, FailClosed(name), Meta())
+
+    def _is_enabled(self, name: str) -> bool:
+        return self._listed is None or name in self._listed
 
     def _plugin(self, registered: Registered, config: Mapping[str, Any], key: str) -> Plugin[Any]:
         metadata = self._metadata.get(registered.name, {})
@@ -235,6 +243,10 @@ class PluginHost:
             elif directory == "plugin_metadata":
                 rules_changed = True
                 self._metadata[id_] = new.config if new is not None else {}
+            elif directory == "plugins":
+                if self._follows_list:
+                    rules_changed = True
+                    self._list_changed(new)
             elif directory == "routes":
                 self._drop(id_)
             elif directory in ("services", "plugin_configs"):
@@ -258,6 +270,15 @@ class PluginHost:
                 self._close(made)
         if not of_record:
             del self._made[key]
+
+    def _list_changed(self, new: "Sequence[schema.ListedPlugin] | None") -> None:
+        """Enable the plugins of a list alone, and close the others."""
+        self._listed = None if new is None else frozenset(listed.name for listed in new if not listed.stream)
+        for key, of_record in list(self._made.items()):
+            for name in [name for name in of_record if not self._is_enabled(name)]:
+                self._close(of_record.pop(name))
+            if not of_record:
+                del self._made[key]
 
     def _close(self, made: _Made) -> None:
         """Let a plugin give back what it holds; whatever it does, the rest goes on."""

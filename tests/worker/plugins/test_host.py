@@ -197,3 +197,21 @@ def test_a_filter_is_asked_once_though_a_consumer_brings_plugins() -> None:
         (both,) = host._of_consumers.values()
         (route,) = [chain for chain in host._chains.values() if chain is not None]
         assert {use.name: use for use in route.uses}["held"] in both.uses
+
+
+def test_the_list_in_the_configuration_enables_where_that_is_wanted() -> None:
+    records: dict[str, Any] = {"plugins": [{"name": "echo"}, {"name": "held", "stream": True}]}
+    with kit({"held": {}, "echo": {"after_body": "!"}}, records) as worker:
+        assert (worker.request().body, worker.request().headers("x-tag")) == (b"ok!", ["-"])
+    closed.clear()
+    with kit({"held": {}, "echo": {"after_body": "!"}}, settings={"plugins": {"listed_only": True}}) as worker:
+        assert worker.request().headers("x-tag") == ["-"]
+        worker.put("plugins", records["plugins"])
+        assert closed == [""]
+        assert (worker.request().body, worker.request().headers("x-tag")) == (b"ok!", [])
+        worker.put("plugins", [{"name": "held"}])
+        assert (worker.request().body, worker.request().headers("x-tag")) == (b"ok", ["-"])
+        worker.put("routes/kit", {"uri": "/*", "plugins": {"key-auth": {}}})
+        assert worker.request().status == 503
+        worker.put("plugins", None)
+        assert worker.request().status == 401
