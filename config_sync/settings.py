@@ -90,13 +90,18 @@ class PluginSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     """Which plugins there are: ``path``, a directory of modules; ``enabled``, their names, none: all.
 
     ``listed_only``: only those in the key ``plugins`` of the configuration, once there is one. ``on_failure``: whether
-    a request fails with 500 when a plugin raises an exception, or the plugin is passed over.
+    a request fails with 500 when a plugin raises an exception, or the plugin is passed over; ``failure_budget``: after
+    how many exceptions within ``failure_window`` seconds it is passed over for as long anyway, 0: never;
+    ``hook_timeout``: seconds that a hook may wait for something, 0: any time.
     """
 
     path: str = ""
     enabled: tuple[str, ...] = ()
     listed_only: bool = False
     on_failure: Literal["fail", "bypass"] = "fail"
+    failure_budget: int = 0
+    failure_window: float = 60.0
+    hook_timeout: float = 120.0
 
 
 class SslSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

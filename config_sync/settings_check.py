@@ -49,6 +49,9 @@ def check_settings(settings: Settings) -> None:
     require(settings.guard.min_routes >= 0, "guard.min_routes: must be at least 0")
     require(settings.guard.hold >= 0, "guard.hold: must be at least 0 seconds (0: until confirmed)")
     require(settings.router.verify_interval >= 0, "router.verify_interval: must be at least 0 seconds (0: never)")
+    for name in ("failure_budget", "hook_timeout"):
+        require(getattr(settings.plugins, name) >= 0, f"plugins.{name}: must be at least 0 (0: no limit)")
+    require(settings.plugins.failure_window > 0, "plugins.failure_window: must be greater than 0 seconds")
     for at, key in enumerate(settings.data_encryption.keyring):
         require(len(key.encode()) in (16, 32), f"data_encryption.keyring[{at}]: must have 16 or 32 bytes")
     for at, text in enumerate(settings.listen):

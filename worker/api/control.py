@@ -19,6 +19,7 @@ from worker.api.explain import ExplainHandlers
 from worker.api.health import HealthHandlers
 from worker.api.http import ControlConnection
 from worker.api.messages import Answer, Outcome, Request, failure
+from worker.api.plugins import PluginHandlers
 from worker.api.processes import ProcessHandlers
 from worker.api.sync import SyncHandlers
 from worker.api.turns import Turns
@@ -51,6 +52,7 @@ class ControlApi:
         explain: ExplainHandlers,
         health: HealthHandlers,
         processes: ProcessHandlers,
+        plugins: PluginHandlers,
         own_host: str = "",
     ) -> None:
         """Lead to these; ``own_host`` is the name the address was given by."""
@@ -67,6 +69,7 @@ class ControlApi:
             "/v1/config/warnings": Endpoint(explain.warnings),
             "/v1/explain": Endpoint(explain.explain),
             "/v1/healthcheck": Endpoint(health.all),
+            "/v1/plugins": Endpoint(plugins.all),
             "/v1/routes": Endpoint(config.dump("routes")),
             "/v1/services": Endpoint(config.dump("services")),
             "/v1/upstreams": Endpoint(config.dump("upstreams")),
@@ -75,6 +78,7 @@ class ControlApi:
         self._below = {
             "/v1/config/": Endpoint(config.below),
             "/v1/healthcheck/": Endpoint(health.one),
+            "/v1/plugins/": Endpoint(plugins.one),
             "/v1/route/": Endpoint(config.dump_one("routes", "/v1/route/", "route")),
             "/v1/service/": Endpoint(config.dump_one("services", "/v1/service/", "service")),
             "/v1/upstream/": Endpoint(config.dump_one("upstreams", "/v1/upstream/", "upstream")),
@@ -148,6 +152,7 @@ class ControlServer:
             ExplainHandlers(context, store, entry),
             HealthHandlers(store, context.checks, settings.etcd.prefix),
             ProcessHandlers(entry.board, settings.worker_heartbeat_timeout),
+            PluginHandlers(context.plugins, entry),
             settings.control.listen.rpartition(":")[0],
         )
 

@@ -9,6 +9,7 @@ from worker.exchange import Exchange
 from worker.http.kernel import in_receive_queue, in_send_queue, reset_on_close, since_last_ack
 from worker.http.lingering import Lingering
 from worker.http.request_reader import RequestReader
+from worker.plugins.tasks import Waiting
 
 if TYPE_CHECKING:
     from worker.context import WorkerContext
@@ -168,10 +169,15 @@ class ClientConnection(asyncio.Protocol):
         elif self._state is HEAD:
             if waited > settings.client_header_timeout:
                 self._refuse_late_head(now)
-        elif self._exchange is not None and waited > settings.client_body_timeout and not self._read_paused:
-            body = self._exchange.body
-            if body is not None and not body.complete and not body.is_withheld:
-                self._exchange.fail(RequestTimeout("request body not complete in time"))
+        elif self._exchange is not None:
+            self._check_exchange(self._exchange, now, waited > settings.client_body_timeout)
+
+    def _check_exchange(self, exchange: Exchange, now: float, is_quiet: bool) -> None:
+        body, waiting = exchange.body, exchange.waiting
+        if is_quiet and body is not None and not (body.complete or body.is_withheld or self._read_paused):
+            exchange.fail(RequestTimeout("request body not complete in time"))
+        elif isinstance(waiting, Waiting):
+            waiting.check_deadline(now)
 
     def _leave(self, now: float) -> None:
         """Close the idle connection of a worker that drains, when it is likely that the client is not about to ask.

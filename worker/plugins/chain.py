@@ -5,10 +5,9 @@ sorted by priority, then by name. What ``_meta`` says is compiled into the hooks
 it. ``run`` carries out a phase that may answer.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,13 +17,12 @@ from worker.http.relay import buffer_body
 from worker.plugins.answer import Answer
 from worker.plugins.base import FAILURES, Plugin
 from worker.plugins.stand_ins import FAIL_CLOSED
+from worker.plugins.statistics import SAMPLED, PluginRecord, PluginStatistics
 from worker.plugins.tasks import in_task
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
     from worker.plugins.response_head import ResponseHead
-
-log = logging.getLogger("propylon.plugins")
 
 BLOCKING_TIME = 0.02  # seconds in one call after which a plugin is said to block the loop
 
@@ -33,16 +31,6 @@ HeaderHook = Callable[["Exchange", "ResponseHead"], None]
 BodyHook = Callable[["Exchange", bytes, bool], bytes]
 LogHook = Callable[["Exchange"], None]
 Condition = Callable[["Exchange"], bool]
-
-
-class Statistics(Protocol):
-    """Who counts what goes wrong in plugins."""
-
-    def plugin_failed(self, name: str) -> None:
-        """Count an exception."""
-
-    def plugin_blocked(self, name: str, seconds: float) -> None:
-        """Count a call that kept the loop."""
 
 
 class Meta:
@@ -87,10 +75,11 @@ class Use:
 class Step:
     """A hook that may answer."""
 
-    __slots__ = ("error_response", "hook", "name")
+    __slots__ = ("error_response", "hook", "name", "record")
 
-    def __init__(self, use: Use, hook: RequestHook) -> None:
+    def __init__(self, use: Use, hook: RequestHook, record: PluginRecord) -> None:
         self.name = use.name
+        self.record = record
         self.hook = hook if use.meta.filter is None else _filtered_request(use, hook)
         self.error_response = use.meta.error_response
 
@@ -120,7 +109,7 @@ class Chain:
     )
 
     def __init__(
-        self, global_uses: Sequence[Use], uses: Sequence[Use], statistics: Statistics, bypass: bool = False
+        self, global_uses: Sequence[Use], uses: Sequence[Use], statistics: PluginStatistics, bypass: bool = False
     ) -> None:
         """Compile lists; with ``bypass`` a plugin that fails is passed over instead of failing the request."""
         own = {use.name for use in uses}
@@ -131,22 +120,22 @@ class Chain:
         self.bypass = bypass
         everyone = (*self.global_uses, *self.uses)
         self.closed = frozenset(use.name for use in everyone if use.fails_closed)
-        self.rewrite = _steps(everyone, "rewrite")
-        self.access = _steps(everyone, "access")
-        self.before_proxy = _steps(everyone, "before_proxy")
-        self.header_filter: tuple[tuple[str, HeaderHook], ...] = tuple(
-            (use.name, use.plugin.header_filter if use.meta.filter is None else _filtered_header(use))
+        self.rewrite = self._steps(everyone, "rewrite")
+        self.access = self._steps(everyone, "access")
+        self.before_proxy = self._steps(everyone, "before_proxy")
+        self.header_filter: tuple[tuple[PluginRecord, HeaderHook], ...] = tuple(
+            (statistics.of(use.name), use.plugin.header_filter if use.meta.filter is None else _filtered_header(use))
             for use in everyone
             if _overrides(use.plugin, "header_filter")
         )
-        self.body_filter: tuple[tuple[str, BodyHook], ...] = tuple(
-            (use.name, use.plugin.body_filter if use.meta.filter is None else _filtered_body(use))
+        self.body_filter: tuple[tuple[PluginRecord, BodyHook], ...] = tuple(
+            (statistics.of(use.name), use.plugin.body_filter if use.meta.filter is None else _filtered_body(use))
             for use in everyone
             if _overrides(use.plugin, "body_filter")
         )
         self.filters = bool(self.header_filter or self.body_filter)
-        self.log: tuple[tuple[str, LogHook], ...] = tuple(
-            (use.name, use.plugin.log if use.meta.filter is None else _filtered_log(use))
+        self.log: tuple[tuple[PluginRecord, LogHook], ...] = tuple(
+            (statistics.of(use.name), use.plugin.log if use.meta.filter is None else _filtered_log(use))
             for use in everyone
             if _overrides(use.plugin, "log")
         )
@@ -156,7 +145,14 @@ class Chain:
         ran = {use.name for use in before.uses}
         left_out = {*ran, *AUTHENTICATION, "multi-auth"}
         brought = [use for use in self.uses if use.name not in left_out]
-        return _steps(brought, "rewrite")
+        return self._steps(brought, "rewrite")
+
+    def _steps(self, uses: Sequence[Use], hook: str) -> tuple[Step, ...]:
+        return tuple(
+            Step(use, getattr(use.plugin, hook), self.statistics.of(use.name))
+            for use in uses
+            if _overrides(use.plugin, hook)
+        )
 
     async def run(self, exchange: "Exchange", steps: Sequence[Step]) -> Answer | None:
         """Carry out a phase, until one of its hooks answers.
@@ -164,6 +160,7 @@ class Chain:
         Raises:
             ProxyError: what a hook has raised; PluginFailed for whatever else it was.
         """
+        is_timed = exchange.downstream.requests % SAMPLED == 0
         began = perf_counter()
         for step in steps:
             try:
@@ -177,8 +174,8 @@ class Chain:
                 self.failed(step.name, error)
                 answer = None
             now = perf_counter()
-            if now - began > BLOCKING_TIME:
-                self.statistics.plugin_blocked(step.name, now - began)
+            if is_timed or now - began > BLOCKING_TIME:
+                self.took(step.record, now - began, is_timed)
             began = now
             if answer is not None:
                 if not isinstance(answer, Answer):  # an async hook's, or of one that waits now and then
@@ -225,10 +222,13 @@ class Chain:
             self.failed(step.name, error)
             return None
 
-    def noted(self, name: str, error: BaseException) -> None:
-        """Count and log that a plugin has raised an exception."""
-        self.statistics.plugin_failed(name)
-        log.error("plugin %s has failed", name, exc_info=error)
+    def took(self, record: PluginRecord, seconds: float, is_timed: bool) -> None:
+        """Note how long a call has taken."""
+        if is_timed:
+            record.calls += 1
+            record.seconds += seconds
+        if seconds > BLOCKING_TIME:
+            self.statistics.blocked(record.name, seconds)
 
     def failed(self, name: str, error: BaseException, may_bypass: bool = True) -> None:
         """Note that a plugin has raised an exception, and fail the request unless it is, and may, be bypassed.
@@ -236,7 +236,7 @@ class Chain:
         Raises:
             PluginFailed: the plugin is not to be bypassed; one that keeps somebody out never is.
         """
-        self.noted(name, error)
+        self.statistics.failed(name, error)
         if not (self.bypass and may_bypass) or name in self.closed:
             raise PluginFailed(f"plugin {name} has failed: {type(error).__name__}") from error
 
@@ -250,10 +250,6 @@ def _checked(answer: object) -> Answer | None:
 
 def _overrides(plugin: Plugin[Any], hook: str) -> bool:
     return getattr(type(plugin), hook) is not getattr(Plugin, hook)
-
-
-def _steps(uses: Sequence[Use], hook: str) -> tuple[Step, ...]:
-    return tuple(Step(use, getattr(use.plugin, hook)) for use in uses if _overrides(use.plugin, hook))
 
 
 def _applies(use: Use) -> Condition:

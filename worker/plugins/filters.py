@@ -1,9 +1,12 @@
 """The response hooks of an exchange: the head once, then each piece of the body; the log at the end."""
 
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from worker.plugins.base import FAILURES
+from worker.plugins.chain import BLOCKING_TIME
 from worker.plugins.response_head import ResponseHead
+from worker.plugins.statistics import SAMPLED
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
@@ -22,17 +25,24 @@ class BodyFilters:
 
     def feed(self, data: bytes, is_last: bool = False) -> bytes:
         """Return what is to be sent for a piece; PluginFailed when a filter fails."""
-        for name, hook in self._chain.body_filter:
+        chain, exchange = self._chain, self._exchange
+        is_timed = exchange.downstream.requests % SAMPLED == 0
+        began = perf_counter()
+        for record, hook in chain.body_filter:
             if not data and not is_last:
                 break
             try:
-                filtered = hook(self._exchange, data, is_last)
+                filtered = hook(exchange, data, is_last)
                 if not isinstance(filtered, bytes):
                     raise TypeError(f"it has returned a {type(filtered).__name__} instead of bytes")
                 data = filtered
             except FAILURES as error:
                 # What it has made of the pieces before, and kept back of them, the rest may not go with.
-                self._chain.failed(name, error, may_bypass=not self._head.length_changes)
+                chain.failed(record.name, error, may_bypass=not self._head.length_changes)
+            now = perf_counter()
+            if is_timed or now - began > BLOCKING_TIME:
+                chain.took(record, now - began, is_timed)
+            began = now
         return data
 
 
@@ -41,12 +51,19 @@ def filter_head(exchange: "Exchange", head: ResponseHead) -> ResponseHead:
     run = exchange.run
     assert run is not None  # noqa: S101 - only called where there are filters
     run.head = head
-    for name, hook in run.chain.header_filter:
+    chain = run.chain
+    is_timed = exchange.downstream.requests % SAMPLED == 0
+    began = perf_counter()
+    for record, hook in chain.header_filter:
         try:
             hook(exchange, head)
         except FAILURES as error:
-            run.chain.failed(name, error)
-    run.body = BodyFilters(run.chain, exchange, head) if run.chain.body_filter and head.has_body else None
+            chain.failed(record.name, error)
+        now = perf_counter()
+        if is_timed or now - began > BLOCKING_TIME:
+            chain.took(record, now - began, is_timed)
+        began = now
+    run.body = BodyFilters(chain, exchange, head) if chain.body_filter and head.has_body else None
     return head
 
 
@@ -54,8 +71,15 @@ def log_exchange(exchange: "Exchange") -> None:
     """Let the log hooks see an exchange that is over."""
     run = exchange.run
     assert run is not None  # noqa: S101 - only called where there are plugins
-    for name, hook in run.chain.log:
+    chain = run.chain
+    is_timed = exchange.downstream.requests % SAMPLED == 0
+    began = perf_counter()
+    for record, hook in chain.log:
         try:
             hook(exchange)
         except FAILURES as error:  # the answer is sent: nothing can be refused any more
-            run.chain.noted(name, error)
+            chain.statistics.failed(record.name, error)
+        now = perf_counter()
+        if is_timed or now - began > BLOCKING_TIME:
+            chain.took(record, now - began, is_timed)
+        began = now

@@ -6,6 +6,7 @@ no others. The plugins themselves are kept by the record they are written in: as
 stay the same, a new chain has the old object.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from worker.plugins.chain import Chain, Meta, Use
 from worker.plugins.registry import Registered, Registry
 from worker.plugins.services import PluginServices
 from worker.plugins.stand_ins import FailClosed, Missing
+from worker.plugins.statistics import PluginStatistics
 from worker.routing.expressions import compile_expression
 
 if TYPE_CHECKING:
@@ -63,14 +65,16 @@ class PluginHost:
         self.registry = registry
         self.services = services
         self.consumers: Consumers = services.consumers
-        self.failures: dict[str, int] = {}  # exceptions, by plugin
-        self.blocked: dict[str, int] = {}  # calls that kept the loop
         self.no_route: Chain | None = None  # of the global rules alone
         self._global_uses: tuple[Use, ...] = ()
         self._store = store
         self._router = router
         self._bypass = bypass
-        self._follows_list = services.settings.plugins.listed_only
+        settings = services.settings.plugins
+        self.statistics = PluginStatistics(settings.failure_budget, settings.failure_window, self._suspend)
+        self._window = settings.failure_window
+        self._suspended: dict[str, asyncio.TimerHandle] = {}  # plugins that fail too often
+        self._follows_list = settings.listed_only
         self._listed: frozenset[str] | None = None  # the plugins that are enabled; None: all
         self._chains: dict[str, Chain | None] = {}  # by route
         self._of_consumers: dict[tuple[Chain, str], Chain] = {}  # by the chain before, and consumer
@@ -155,7 +159,7 @@ class PluginHost:
         return self._chain(tuple(uses.values()), chain.global_uses)
 
     def _chain(self, uses: Sequence[Use], global_uses: Sequence[Use] | None = None) -> Chain:
-        return Chain(self._global_uses if global_uses is None else global_uses, uses, self, self._bypass)
+        return Chain(self._global_uses if global_uses is None else global_uses, uses, self.statistics, self._bypass)
 
     def _merged(self, route: "Route") -> Merged | None:
         stored = self._stored("routes", route.id)
@@ -186,7 +190,7 @@ class PluginHost:
 
     def _use(self, name: str, config: Mapping[str, Any], key: str) -> Use | None:
         """Return a plugin in its place; None for one that is not known and whose absence opens nothing."""
-        registered = self.registry.get(name) if self._is_enabled(name) else None
+        registered = self.registry.get(name) if self.is_enabled(name) else None
         if registered is None:
             if not self.registry.keeps_out(name):
                 log.warning("%s: there is no plugin %s; it does not run", key, name)
@@ -195,16 +199,19 @@ class PluginHost:
                 "%s: there is no plugin %s, so requests are refused; remove it, or set its _meta.disable", key, name
             )
             return Use(name, FailClosed(name), Meta())
+        if name in self._suspended:
+            return None
         try:
             return Use(name, self._plugin(registered, config, key), compiled_meta(config))
         except ConfigError as error:
             log.error("%s: plugin %s cannot work, so requests are refused: %s", key, name, error)
         except FAILURES as error:
-            self.plugin_failed(name)
-            log.error("%s: plugin %s has failed, so requests are refused", key, name, exc_info=error)
+            log.error("%s: plugin %s cannot be made, so requests are refused", key, name)
+            self.statistics.failed(name, error)
         return Use(name, FailClosed(name), Meta())
 
-    def _is_enabled(self, name: str) -> bool:
+    def is_enabled(self, name: str) -> bool:
+        """Tell whether a plugin runs where it is configured, as far as the list of the configuration says."""
         return self._listed is None or name in self._listed
 
     def _plugin(self, registered: Registered, config: Mapping[str, Any], key: str) -> Plugin[Any]:
@@ -254,7 +261,7 @@ class PluginHost:
                     self._drop(route_id)
             if key in self._made:
                 self._forget(key, new)
-        self._of_consumers.clear()
+        self._of_consumers = {}
         if rules_changed:
             self._rules_changed()
         self._router.version += 1  # what was found for a head is found again, with its chain
@@ -275,7 +282,7 @@ class PluginHost:
         """Enable the plugins of a list alone, and close the others."""
         self._listed = None if new is None else frozenset(listed.name for listed in new if not listed.stream)
         for key, of_record in list(self._made.items()):
-            for name in [name for name in of_record if not self._is_enabled(name)]:
+            for name in [name for name in of_record if not self.is_enabled(name)]:
                 self._close(of_record.pop(name))
             if not of_record:
                 del self._made[key]
@@ -286,8 +293,7 @@ class PluginHost:
             made.plugin.close()
         except FAILURES as error:
             name = type(made.plugin).name
-            self.plugin_failed(name)
-            log.error("plugin %s has failed when it was closed", name, exc_info=error)
+            self.statistics.failed(name, error)
 
     def _rules_changed(self) -> None:
         self._chains = {}
@@ -316,17 +322,55 @@ class PluginHost:
 
     # what goes wrong in plugins
 
-    def plugin_failed(self, name: str) -> None:
-        """Count an exception."""
-        self.failures[name] = self.failures.get(name, 0) + 1
+    def uses(self) -> dict[str, int]:
+        """Count the records in which each plugin is in use: configured, and needed by a request since."""
+        counts: dict[str, int] = {}
+        for of_record in self._made.values():
+            for name in of_record:
+                counts[name] = counts.get(name, 0) + 1
+        return counts
 
-    def plugin_blocked(self, name: str, seconds: float) -> None:
-        """Count and log a call that kept the loop."""
-        self.blocked[name] = self.blocked.get(name, 0) + 1
-        log.warning("plugin %s has blocked the event loop for %.0f ms", name, seconds * 1000)
+    def used_in(self, name: str) -> list[str]:
+        """Return the keys of those records for one plugin."""
+        return sorted(key for key, of_record in self._made.items() if name in of_record)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """The number of exceptions, by plugin."""
+        return {name: record.failures for name, record in self.statistics.records.items() if record.failures}
+
+    @property
+    def blocked(self) -> dict[str, int]:
+        """The number of calls that kept the loop, by plugin."""
+        return {name: record.blocked for name, record in self.statistics.records.items() if record.blocked}
+
+    @property
+    def suspended(self) -> frozenset[str]:
+        """The plugins that are passed over for the time being, since they fail too often."""
+        return frozenset(self._suspended)
+
+    def _suspend(self, name: str) -> None:
+        """Pass a plugin over for a while, unless it keeps somebody out."""
+        if self.registry.keeps_out(name) or name in self._suspended:
+            return
+        log.error("plugin %s fails so often that it is passed over for %g s", name, self._window)
+        self._suspended[name] = self.services.loop.call_later(self._window, self._resume, name)
+        self._compile_anew()
+
+    def _resume(self, name: str) -> None:
+        del self._suspended[name]
+        log.info("plugin %s is no longer passed over", name)
+        self._compile_anew()
+
+    def _compile_anew(self) -> None:
+        self._rules_changed()
+        self._of_consumers = {}
+        self._router.version += 1
 
     def close(self) -> None:
         """Close all plugins."""
+        for timer in self._suspended.values():
+            timer.cancel()
         for of_record in self._made.values():
             for made in of_record.values():
                 self._close(made)

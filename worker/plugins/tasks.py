@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.exchange import suspend
+from worker.plugins.statistics import HookLate
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
@@ -18,11 +19,12 @@ async def in_task(exchange: "Exchange", awaitable: Awaitable[T]) -> T:
 
     Raises:
         TypeError: it cannot be awaited.
+        HookLate: it takes longer than ``plugins.hook_timeout``.
     """
     if not inspect.isawaitable(awaitable):
         raise TypeError(f"a {type(awaitable).__name__} is neither an Answer nor awaitable")
     task = asyncio.ensure_future(awaitable, loop=exchange.downstream.context.loop)
-    waiting = _Waiting(exchange)
+    waiting = Waiting(exchange)
     exchange.waiting = waiting
     task.add_done_callback(waiting.done)
     try:
@@ -41,15 +43,22 @@ def _passed_over(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-class _Waiting:
+class Waiting:
     """What an exchange waits for while a plugin's task runs."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "_since")
 
     def __init__(self, exchange: "Exchange") -> None:
         self._exchange = exchange
+        self._since = exchange.downstream.context.now
 
     def done(self, _: object) -> None:
         """Let the exchange go on, unless it has ended."""
         if self._exchange.waiting is self:
             self._exchange.resume()
+
+    def check_deadline(self, now: float) -> None:
+        """End what takes too long; called by the janitor."""
+        limit = self._exchange.downstream.context.settings.plugins.hook_timeout
+        if limit and now - self._since > limit:
+            self._exchange.fail(HookLate(f"it has waited for more than {limit:g} s (plugins.hook_timeout)"))

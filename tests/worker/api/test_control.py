@@ -14,6 +14,7 @@ from worker.api.control import ControlApi
 from worker.api.explain import ExplainHandlers
 from worker.api.health import HealthHandlers
 from worker.api.messages import Answer, Pending, Portions, Request
+from worker.api.plugins import PluginHandlers
 from worker.api.processes import ProcessHandlers
 from worker.api.sync import SyncHandlers
 from worker.context import WorkerContext
@@ -27,12 +28,14 @@ def api() -> Iterator[ControlApi]:
     entry.state = WorkerState.READY
     loop = asyncio.new_event_loop()
     store = ConfigStore()
+    context = WorkerContext(Settings(access_log=False), loop, store)
     yield ControlApi(
         SyncHandlers(board, lambda: 0.0),
         ConfigHandlers(store, entry, "/apisix"),
-        ExplainHandlers(WorkerContext(Settings(access_log=False), loop, store), store, entry),
+        ExplainHandlers(context, store, entry),
         HealthHandlers(store, None, "/apisix"),
         ProcessHandlers(board, 30.0),
+        PluginHandlers(context.plugins, entry),
         "gate.example",
     )
     loop.close()
@@ -55,6 +58,8 @@ def status(api: ControlApi, asked: Request) -> int:
         ("/status/ready", 200),
         ("/v1/sync", 200),
         ("/v1/processes", 200),
+        ("/v1/plugins", 200),
+        ("/v1/plugins/none", 404),
         ("/v1/sync/wait?revision=1", 0),
         ("/v1/config", 200),
         ("/v1/config/errors", 200),
