@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from config_sync.ctl.explain import explain, question_of
+from config_sync.ctl.plugins import plugins
 from config_sync.ctl.processes import processes
+from config_sync.ctl.skeleton import new_plugin
 from config_sync.errors import ConfigError, SettingsError
 from config_sync.settings import Settings
 from config_sync.settings_file import load_settings
@@ -59,6 +61,12 @@ def _run(options: argparse.Namespace) -> int:
         return _explain(options)
     if options.command == "processes":
         return processes(_gateway(options), options.control, options.json)
+    if options.command == "plugin":
+        if options.action == "list":
+            return plugins(_gateway(options), options.control, options.json)
+        for file in new_plugin(options.name, Path()):
+            print(file)
+        return FINE
     settings = _settings(options)
     # Imported here: they need the extra, and the options have to be right first.
     from config_sync.ctl import past, transfer
@@ -147,6 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     explanation.add_argument("--limit", metavar="N", type=int, default=100, help="how many candidates to list")
     text = "Show the master and the workers of a running gateway."
     commands.add_parser("processes", help=text, description=text, parents=[gateway])
+    text = "List the plugins of a running gateway, or begin a new one."
+    actions = commands.add_parser("plugin", help=text, description=text).add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    text = "List the plugins of a running gateway, and what became of their calls."
+    actions.add_parser("list", help=text, description=text, parents=[gateway])
+    text = "Write the beginning of a plugin and its test into the current directory."
+    actions.add_parser("new", help=text, description=text).add_argument("name", metavar="NAME", help="as in my-plugin")
     return parser
 
 

@@ -61,12 +61,12 @@ def _row(worker: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out columns, figures to the right."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = _TEXTS) -> list[str]:
+    """Lay out columns, figures to the right, and those that are ``texts`` to the left."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if at in _TEXTS else cell.rjust(width)
+            cell.ljust(width) if at in texts else cell.rjust(width)
             for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in (heads, *rows)
