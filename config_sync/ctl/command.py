@@ -98,7 +98,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     question = question_of(
-        options.target, options.method, options.host, options.header, options.remote_addr, options.limit
+        options.target,
+        options.method,
+        options.host,
+        options.header,
+        options.remote_addr,
+        options.limit,
+        options.consumer,
     )
     return explain(_gateway(options), options.control, question, options.json)
 
@@ -152,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     explanation.add_argument("--host", metavar="H", default="", help="as a client sends it")
     explanation.add_argument("--header", "-H", metavar="NAME:VALUE", action="append", default=[])
     explanation.add_argument("--remote-addr", metavar="IP", default="", help="the client's address (127.0.0.1)")
+    explanation.add_argument("--consumer", metavar="NAME", default="", help="with the plugins of this consumer")
     explanation.add_argument("--limit", metavar="N", type=int, default=100, help="how many candidates to list")
     text = "Show the master and the workers of a running gateway."
     commands.add_parser("processes", help=text, description=text, parents=[gateway])

@@ -31,7 +31,7 @@ def explain(settings: Settings, control: str, question: list[tuple[str, str]], a
 
 
 def question_of(
-    target: str, method: str, host: str, fields: list[str], remote: str, limit: int
+    target: str, method: str, host: str, fields: list[str], remote: str, limit: int, consumer: str = ""
 ) -> list[tuple[str, str]]:
     """Make the arguments of a question; ``target`` is a path, or a URL that brings the host, too."""
     parts = urlsplit(target)
@@ -39,7 +39,8 @@ def question_of(
         host = host or parts.netloc
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     question = [("method", method), ("uri", target), ("limit", str(limit))]
-    question += [(name, value) for name, value in (("host", host), ("remote_addr", remote)) if value]
+    given = (("host", host), ("remote_addr", remote), ("consumer", consumer))
+    question += [(name, value) for name, value in given if value]
     return question + [("header", field) for field in fields]
 
 
@@ -64,11 +65,15 @@ def lines(answer: dict[str, Any]) -> list[str]:
     return told
 
 
+def _plugin(one: dict[str, Any]) -> str:
+    told = f"plugin {one['name']} from {one['from']}, {' '.join(one['phases']) if one['runs'] else 'does not run'}"
+    if one.get("filtered"):
+        told += ", if its filter holds"
+    return f"{told}: {one['reason']}" if one.get("reason") else told
+
+
 def _consequences(answer: dict[str, Any]) -> list[str]:
-    told = [
-        f"plugin {one['name']} from {one['from']}{', overridden' if one['overridden'] else ''}"
-        for one in answer.get("plugins", ())
-    ]
+    told = [_plugin(one) for one in answer.get("plugins", ())]
     upstream = answer.get("upstream")
     if upstream is not None:
         nodes = ", ".join(f"{one['node']} (weight {one['weight']})" for one in upstream["nodes"])

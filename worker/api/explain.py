@@ -5,9 +5,9 @@ balancer is moved. It is done in portions, so that the worker goes on serving.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -16,9 +16,11 @@ import msgspec
 from config_sync.cache import ConfigStore
 from worker.api.config import PORTION_SECONDS, json_portions
 from worker.api.messages import Outcome, Portions, Request, failure, json_answer
+from worker.consumers import AttachedConsumer
 from worker.errors import ProxyError
 from worker.http.http1_server import read_request
 from worker.http.serve import upstream_of
+from worker.plugins.explain import explained
 from worker.routing.conditions import compile_condition
 from worker.routing.explain import Outcome as Result
 from worker.routing.explain import Verdict, candidates, others
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from worker.context import WorkerContext
     from worker.exchange import Exchange
 
-ARGUMENTS = frozenset(("method", "host", "uri", "header", "remote_addr", "limit"))
+ARGUMENTS = frozenset(("method", "host", "uri", "header", "remote_addr", "limit", "consumer"))
 DEFAULT_LIMIT = 100  # candidates, and others, that are listed
 MOST_LISTED = 10_000
 MOST_CONDITIONS = 100  # routes whose ``vars`` are taken apart to find the expression at fault
@@ -42,6 +44,7 @@ class Question:
     head: bytes
     remote_address: str
     limit: int
+    consumer: str = ""  # as whose the request is explained
 
 
 def read_question(query: str) -> Question:
@@ -66,7 +69,8 @@ def read_question(query: str) -> Question:
     if not (limit.isascii() and limit.isdigit() and int(limit) <= MOST_LISTED):
         raise ValueError(f"limit: must be 0 to {MOST_LISTED}")
     head = "\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape")
-    return Question(head, given.get("remote_addr", ["127.0.0.1"])[0], int(limit))
+    consumer = given.get("consumer", [""])[0]
+    return Question(head, given.get("remote_addr", ["127.0.0.1"])[0], int(limit), consumer)
 
 
 class ExplainHandlers:
@@ -86,13 +90,18 @@ class ExplainHandlers:
         self._clock = clock
 
     def warnings(self, _: Request) -> Outcome:
-        """Show the routes that can never win, and what else has no effect."""
+        """Show the routes that can never win, and what else has no effect, plugins included."""
         shadows = self._context.switcher.shadows
-        about = {**self._who(), "total": shadows.count, "complete": shadows.is_current()}
-        texts = (
-            msgspec.json.encode({"key": f"routes/{one.route}", "reason": one.reason, "never_wins": one.never_wins})
-            for one in islice(shadows.warnings(), MOST_LISTED)
+        of_plugins = list(islice(self._context.plugins.warnings(), MOST_LISTED))
+        about = {**self._who(), "total": shadows.count + len(of_plugins), "complete": shadows.is_current()}
+        items = chain(
+            ({"key": key, "reason": reason, "never_wins": False} for key, reason in of_plugins),
+            (
+                {"key": f"routes/{one.route}", "reason": one.reason, "never_wins": one.never_wins}
+                for one in islice(shadows.warnings(), MOST_LISTED)
+            ),
         )
+        texts = map(msgspec.json.encode, items)
         head = msgspec.json.encode(about)[:-1] + b',"items":['
         return Portions(200, json_portions(head, texts, b"]}\n", self._clock))
 
@@ -108,7 +117,11 @@ class ExplainHandlers:
             exchange = read_request(self._context, question.head, question.remote_address)
         except ProxyError as error:
             return json_answer(200, {**self._who(), "winner": None, "answer": _answer(error)})
-        return Portions(200, self._portions(Explanation(self._context, self._store, exchange, question.limit)))
+        consumer = self._context.plugins.consumers.attached(question.consumer) if question.consumer else None
+        if question.consumer and consumer is None:
+            return failure(400, f"consumer: there is none called {question.consumer!r}")
+        explanation = Explanation(self._context, self._store, exchange, question.limit, consumer)
+        return Portions(200, self._portions(explanation))
 
     def _who(self) -> dict[str, Any]:
         return {"slot": self._entry.slot, "pid": self._entry.pid, "revision": self._store.revision}
@@ -143,7 +156,14 @@ def _encoded(answer: dict[str, Any]) -> Iterator[bytes]:
 class Explanation:
     """One request's way through the live tables."""
 
-    def __init__(self, context: "WorkerContext", store: ConfigStore, exchange: "Exchange", limit: int) -> None:
+    def __init__(
+        self,
+        context: "WorkerContext",
+        store: ConfigStore,
+        exchange: "Exchange",
+        limit: int,
+        consumer: AttachedConsumer | None = None,
+    ) -> None:
         self._context = context
         self._store = store
         self._exchange = exchange
@@ -154,6 +174,7 @@ class Explanation:
         self._others: list[dict[str, Any]] = []
         self._omitted = 0
         self._conditions = 0
+        self._consumer = consumer
 
     def steps(self) -> Iterator[None]:
         """Do it, in steps."""
@@ -217,14 +238,15 @@ class Explanation:
             "omitted": self._omitted,
             "changed_meanwhile": router.version != self._version,
         }
-        winner = self._winner
+        winner, plugins = self._winner, self._context.plugins
         if winner is None:
+            about["plugins"] = list(explained(plugins, self._store, None, self._consumer))
             about["answer"] = {"status": 404, "reason": "no route matches"}
             return about
         route = winner.candidate.route
         exchange.route, request.pattern = route, winner.candidate.pattern
         about["winner"] = {**_place(winner), "captures": exchange.captures}
-        about["plugins"] = list(_plugins(self._store, route))
+        about["plugins"] = list(explained(plugins, self._store, route, self._consumer))
         try:
             about["upstream"] = _upstream(route, exchange)
         except ProxyError as error:
@@ -249,31 +271,6 @@ def _place(verdict: Verdict) -> dict[str, Any]:
         "match": "exact" if pattern.exact else "prefix" if pattern.rest is None else "pattern",
         "priority": route.priority,
     }
-
-
-def _plugins(store: ConfigStore, route: Route) -> Iterator[dict[str, Any]]:
-    """List the plugins of a route with the resource each comes from (data-model.md section 15)."""
-    config = store.value("routes", route.id)
-    if config is None:
-        return
-    layers: Sequence[tuple[str, Any]] = (
-        (f"routes/{route.id}", config),
-        (f"plugin_configs/{config.plugin_config_id}", _value(store, "plugin_configs", config.plugin_config_id)),
-        (f"services/{config.service_id}", _value(store, "services", config.service_id)),
-    )
-    known: set[str] = set()
-    for key, layer in layers:
-        for name in sorted(layer.plugins) if layer is not None else ():
-            yield {"name": name, "from": key, "overridden": name in known}
-            known.add(name)
-    for id_ in sorted(store.caches["global_rules"].items):
-        rule = store.value("global_rules", id_)
-        for name in sorted(rule.plugins) if rule is not None else ():
-            yield {"name": name, "from": f"global_rules/{id_}", "overridden": False}
-
-
-def _value(store: ConfigStore, directory: str, id_: str | None) -> Any:
-    return store.value(directory, id_) if id_ is not None else None
 
 
 def _upstream(route: Route, exchange: "Exchange") -> dict[str, Any]:

@@ -51,12 +51,13 @@ class Meta:
 
 
 class Use:
-    """A plugin in its place in a list, with its ``_meta``."""
+    """A plugin in its place in a list, with its ``_meta``; ``key`` is the record in which it is written."""
 
-    __slots__ = ("meta", "name", "plugin")
+    __slots__ = ("key", "meta", "name", "plugin")
 
-    def __init__(self, name: str, plugin: Plugin[Any], meta: Meta) -> None:
+    def __init__(self, name: str, plugin: Plugin[Any], meta: Meta, key: str = "") -> None:
         self.name = name
+        self.key = key
         self.plugin = plugin
         self.meta = meta
 

@@ -36,12 +36,8 @@ log = logging.getLogger("propylon.plugins")
 
 MISSING = object()
 MOST_CONSUMER_CHAINS = 10_000
-_CONCERNED = frozenset(
-    (
-        *("routes", "services", "plugin_configs", "consumers", "consumer_groups", "global_rules"),
-        *("plugin_metadata", "plugins"),
-    )
-)
+_PLUGIN_BEARING = frozenset(("routes", "services", "plugin_configs", "consumers", "consumer_groups", "global_rules"))
+_CONCERNED = _PLUGIN_BEARING | {"plugin_metadata", "plugins"}
 
 
 class _Made:
@@ -83,6 +79,7 @@ class PluginHost:
         self._made: dict[str, dict[str, _Made]] = {}  # by record and plugin
         self._metadata: dict[str, Mapping[str, Any]] = {}
         self._rules: dict[str, schema.GlobalRule] = {}
+        self._unknown: dict[str, tuple[str, ...]] = {}  # by record, plugins that are not there
         store.subscribe(self.changed, self.stage)
 
     # requests
@@ -198,17 +195,17 @@ class PluginHost:
             log.error(
                 "%s: there is no plugin %s, so requests are refused; remove it, or set its _meta.disable", key, name
             )
-            return Use(name, FailClosed(name), Meta())
+            return Use(name, FailClosed(name), Meta(), key)
         if name in self._suspended:
             return None
         try:
-            return Use(name, self._plugin(registered, config, key), compiled_meta(config))
+            return Use(name, self._plugin(registered, config, key), compiled_meta(config), key)
         except ConfigError as error:
             log.error("%s: plugin %s cannot work, so requests are refused: %s", key, name, error)
         except FAILURES as error:
             log.error("%s: plugin %s cannot be made, so requests are refused", key, name)
             self.statistics.failed(name, error)
-        return Use(name, FailClosed(name), Meta())
+        return Use(name, FailClosed(name), Meta(), key)
 
     def is_enabled(self, name: str) -> bool:
         """Tell whether a plugin runs where it is configured, as far as the list of the configuration says."""
@@ -235,6 +232,7 @@ class PluginHost:
     def changed(self, changes: Sequence[Change]) -> None:
         """Throw away what changes concern; called by the store, between two requests."""
         self.consumers.changed(changes)
+        self.note_unknown(self.find_unknown(changes))
         concerned = [change for change in changes if change.directory in _CONCERNED]
         if not concerned:
             return
@@ -299,17 +297,13 @@ class PluginHost:
         self._chains = {}
         self._parts = {}
         self._parts_of = {}
-        found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-        for id_, rule in sorted(self._rules.items()):
-            for name, config in rule.plugins.items():
-                found.setdefault(name, []).append((f"global_rules/{id_}", config))
         uses = []
-        for name, places in found.items():
-            if len(places) > 1:
-                keys = ", ".join(key for key, _ in places)
-                log.error("plugin %s is in more than one global rule (%s) and does not run", name, keys)
+        for name, keys in _places(self._rules).items():
+            if len(keys) > 1:
+                log.error("plugin %s is in more than one global rule (%s) and does not run", name, ", ".join(keys))
                 continue
-            key, config = places[0]
+            key = keys[0]
+            config = self._rules[key.partition("/")[2]].plugins[name]
             use = self._use(name, config, key) if not is_disabled(config) else None
             if use is not None:
                 uses.append(use)
@@ -321,6 +315,44 @@ class PluginHost:
         return _Staging(self)
 
     # what goes wrong in plugins
+
+    def find_unknown(self, changes: Sequence[Change]) -> dict[str, tuple[str, ...]]:
+        """Return by record which plugins in it are not there, as far as that was not known before."""
+        found = {}
+        for directory, id_, new in changes:
+            if directory not in _PLUGIN_BEARING:
+                continue
+            plugins = new.plugins if new is not None else {}
+            unknown = [name for name in plugins if self.registry.get(name) is None and not is_disabled(plugins[name])]
+            key = f"{directory}/{id_}"
+            if unknown or key in self._unknown:
+                found[key] = tuple(unknown)
+        return found
+
+    def note_unknown(self, found: Mapping[str, tuple[str, ...]]) -> None:
+        """Remember what was found."""
+        for key, names in found.items():
+            if names:
+                self._unknown[key] = names
+            else:
+                self._unknown.pop(key, None)
+
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """Tell what does not work as it is written: the key of a record, and what is wrong with it."""
+        for key, names in self._unknown.items():
+            for name in names:
+                effect = "requests are refused" if self.registry.keeps_out(name) else "it does not run"
+                yield key, f"there is no plugin {name}; {effect}"
+        for name, keys in _places(self._rules).items():
+            if len(keys) > 1:
+                yield keys[0], f"plugin {name} is in more than one global rule ({', '.join(keys)}) and does not run"
+        for name, record in self.statistics.records.items():
+            if name in self._suspended:
+                yield f"plugins/{name}", f"it fails too often and is passed over; the last time: {record.last_failure}"
+            elif record.failures:
+                yield f"plugins/{name}", f"it has failed {record.failures} times; the last time: {record.last_failure}"
+            if record.blocked:
+                yield f"plugins/{name}", f"it has blocked the event loop {record.blocked} times"
 
     def uses(self) -> dict[str, int]:
         """Count the records in which each plugin is in use: configured, and needed by a request since."""
@@ -384,10 +416,11 @@ class _Staging:
     def __init__(self, host: PluginHost) -> None:
         self._host = host
         self._changes: list[Change] = []
-        self._is_all = False
+        self._unknown: dict[str, tuple[str, ...]] = {}
 
     def add(self, changes: Sequence[Change]) -> None:
         host = self._host
+        self._unknown.update(host.find_unknown(changes))
         for change in changes:
             if change.directory == "routes":
                 if change.id in host._chains or f"routes/{change.id}" in host._made:
@@ -399,6 +432,7 @@ class _Staging:
         return iter(())
 
     def commit(self) -> None:
+        self._host.note_unknown(self._unknown)
         self._host.changed(self._changes)
 
     def clean(self) -> Iterator[None]:
@@ -406,6 +440,7 @@ class _Staging:
 
     def drop(self) -> None:
         self._changes = []
+        self._unknown = {}
 
 
 def compiled_meta(config: Mapping[str, Any]) -> Meta:
@@ -420,6 +455,15 @@ def compiled_meta(config: Mapping[str, Any]) -> Meta:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Return the CRC-32 of a configuration, equal for equal ones however they are written."""
     return f"{crc32(msgspec.json.encode(config, order='sorted')):x}"
+
+
+def _places(rules: Mapping[str, schema.GlobalRule]) -> dict[str, list[str]]:
+    """Return by plugin the keys of the global rules that it is in."""
+    found: dict[str, list[str]] = {}
+    for id_, rule in sorted(rules.items()):
+        for name in rule.plugins:
+            found.setdefault(name, []).append(f"global_rules/{id_}")
+    return found
 
 
 def _missing(reason: str) -> Use:
