@@ -35,15 +35,15 @@ def run_group(
     with contextlib.ExitStack() as stack:
         sides: dict[tuple[Setup, str], Side] = {}
         for setup in dict.fromkeys(scenario.setup for scenario in scenarios):
-            for name in side_names:
+            for name in _able(side_names, setup):
                 sides[setup, name] = stack.enter_context(running(SIDES[name](setup, around)))
         for scenario in scenarios:
-            for name in side_names:
+            for name in _able(side_names, scenario.setup):
                 _check(scenario, sides[scenario.setup, name], around)
                 _drive(scenario, sides[scenario.setup, name], around, 1)
         for number in range(rounds):
             for scenario in scenarios:
-                for name in _rotated(side_names, number):
+                for name in _rotated(_able(side_names, scenario.setup), number):
                     load, cpu = _drive(scenario, sides[scenario.setup, name], around, seconds)
                     samples.append(Sample(scenario.name, name, number, load, cpu))
                     progress(
@@ -53,14 +53,18 @@ def run_group(
     return samples
 
 
+def _able(names: list[str], setup: Setup) -> list[str]:
+    return [name for name in names if SIDES[name].can(setup)]
+
+
 def _rotated(names: list[str], by: int) -> list[str]:
-    at = by % len(names)
+    at = by % len(names) if names else 0
     return names[at:] + names[:at]
 
 
 def _check(scenario: Scenario, side: Side, around: Surroundings) -> None:
     """Make sure that the side relays what the origin says, so that nobody is quick at saying something else."""
-    if get(side.port, scenario.path) != get(around.origin_port, scenario.path):
+    if get(side.port, scenario.path, scenario.setup.headers) != get(around.origin_port, scenario.path):
         raise SideError(f"{side.name} does not relay the origin's answer to {scenario.path}")
 
 

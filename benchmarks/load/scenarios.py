@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from benchmarks.load.plugin_sets import AUTH_AND_CORS, KEY, NO_PLUGINS, SIX, TWO, PluginSet
+
 BROWSER_HEADERS = (
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
     "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
@@ -43,10 +45,12 @@ wrk.headers["Content-Type"] = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How a side runs: its number of workers, and how many routes it knows."""
+    """How a side runs: its number of workers, how many routes it knows, and the plugins that these have."""
 
     workers: int = 1
     routes: int = 1
+    plugins: PluginSet = NO_PLUGINS
+    headers: tuple[str, ...] = ()  # without which nobody gets through
 
     @property
     def route_uris(self) -> list[str]:
@@ -90,6 +94,9 @@ class Scenario:
 
 FEW_ROUTES = Setup(routes=10)
 MANY_ROUTES = Setup(routes=10_000)
+WITH_AUTH = Setup(plugins=AUTH_AND_CORS, headers=(f"apikey: {KEY}",))
+WITH_TWO = Setup(plugins=TWO)
+WITH_SIX = Setup(plugins=SIX, headers=(f"apikey: {KEY}",))
 
 SCENARIOS = (
     Scenario("small_get", "small GET, no headers"),
@@ -104,6 +111,14 @@ SCENARIOS = (
     Scenario("post", "POST of 1 MiB", path="/sink", script=_POST_SCRIPT),
     Scenario("new_connection", "small GET, a new connection each", headers=("Connection: close",)),
     Scenario("two_workers", "small GET, two workers, proxy and wrk not pinned", setup=Setup(workers=2), connections=64),
+    Scenario("plugins_auth", "small GET, key-auth and cors", headers=WITH_AUTH.headers, setup=WITH_AUTH),
+    Scenario("plugins_two", "small GET, limit-count and prometheus", setup=WITH_TWO),
+    Scenario(
+        "plugins_six",
+        "small GET, key-auth, limit-count, prometheus, proxy-rewrite, cors and response-rewrite",
+        headers=WITH_SIX.headers,
+        setup=WITH_SIX,
+    ),
     Scenario(
         "routes_10",
         "small GETs to ten routes in turn, of 10",

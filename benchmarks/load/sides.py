@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.load.measure import children, process_tree
+from benchmarks.load.plugin_sets import NO_PLUGINS
 from benchmarks.load.scenarios import LARGE_BODY_BYTES, Setup
 from conf.demo.embedded_etcd import EmbeddedEtcd, Gateway, free_port, stop_process
 
@@ -105,8 +106,8 @@ class Server(ABC):
         """The processes that answer requests."""
         return children(self.pid) or [self.pid]
 
-    def start(self, check_path: str, timeout: float = 30.0) -> None:
-        """Start it and return when ``check_path`` answers 200."""
+    def start(self, check_path: str, timeout: float = 30.0, headers: Sequence[str] = ()) -> None:
+        """Start it and return when ``check_path`` answers 200 to a request with these headers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         log_path = self.directory / "log"
         with log_path.open("ab") as log:
@@ -119,7 +120,7 @@ class Server(ABC):
                 start_new_session=True,
             )
         deadline = time.monotonic() + timeout
-        while (status := get(self.port, check_path)[0]) != http.HTTPStatus.OK:
+        while (status := get(self.port, check_path, headers)[0]) != http.HTTPStatus.OK:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise SideError(f"{self.name} answers {status} on {check_path}; its log:\n{log_path.read_text()}")
@@ -176,15 +177,24 @@ class Side(Server):
 
     def __init__(self, setup: Setup, around: Surroundings) -> None:
         """Prepare the proxy; one worker has a core to itself, more share all."""
-        directory = around.directory / f"{self.name}-{setup.workers}-{setup.routes}"
+        directory = around.directory / f"{self.name}-{setup.workers}-{setup.routes}-{setup.plugins.name}"
         super().__init__(directory, around.cores.proxy if setup.workers == 1 else None)
         self.setup = setup
         self._around = around
 
     @classmethod
+    def can(cls, setup: Setup) -> bool:
+        """Tell whether it can do what a set-up asks for."""
+        return True
+
+    @classmethod
     @abstractmethod
     def version(cls) -> str:
         """Return name and version for the report."""
+
+
+# In each location: those that set more do not inherit it.
+_NGINX_PASS = 'proxy_set_header Connection ""; proxy_set_header Host $http_host;'
 
 
 class Nginx(Side):
@@ -194,18 +204,19 @@ class Nginx(Side):
 
     def command(self) -> list[str]:
         """Write nginx.conf: a location for each route."""
+        plugins = self.setup.plugins
         locations = "\n".join(
-            f"        location {uri} {{ proxy_pass http://origin; }}" for uri in self.setup.route_uris
+            f"        location {uri} {{ {_NGINX_PASS} {plugins.nginx_location} proxy_pass http://origin; }}"
+            for uri in self.setup.route_uris
         )
         listen = "reuseport" if self.setup.workers > 1 else ""
         configuration = nginx_configuration(
             self.directory,
             self.setup.workers,
             f"""
+    {plugins.nginx_http}
     upstream origin {{ server 127.0.0.1:{self._around.origin_port}; keepalive 128; }}
     proxy_http_version 1.1;
-    proxy_set_header Connection "";
-    proxy_set_header Host $http_host;
     proxy_request_buffering off;
     client_body_buffer_size 128k;
     proxy_max_temp_file_size 0;
@@ -229,6 +240,11 @@ class Haproxy(Side):
     """HAProxy: the other C proxy that people would use instead."""
 
     name = "haproxy"
+
+    @classmethod
+    def can(cls, setup: Setup) -> bool:
+        """Tell that it is compared without plugins alone."""
+        return setup.plugins is NO_PLUGINS
 
     def command(self) -> list[str]:
         """Write haproxy.cfg: a map of prefixes for the routes."""
@@ -268,13 +284,15 @@ class Propylon(Side):
     @property
     def etcd_prefix(self) -> str:
         """The prefix of its configuration in etcd."""
-        return f"/benchmark-{self.setup.workers}-{self.setup.routes}"
+        return f"/benchmark-{self.setup.workers}-{self.setup.routes}-{self.setup.plugins.name}"
 
     def command(self) -> list[str]:
         """Write the routes into etcd and config.yaml (JSON is YAML) into the directory."""
         gateway = Gateway(self._around.etcd_url)
         gateway.delete_prefix(f"{self.etcd_prefix}/")
-        gateway.put_many({self.route_key(str(n)): self.route(uri) for n, uri in enumerate(self.setup.route_uris)})
+        records = {f"{self.etcd_prefix}/{key}": value for key, value in self.setup.plugins.records}
+        records |= {self.route_key(str(n)): self.route(uri) for n, uri in enumerate(self.setup.route_uris)}
+        gateway.put_many(records)
         gateway.close()
         path = self.directory / "config.yaml"
         path.write_text(
@@ -301,7 +319,8 @@ class Propylon(Side):
     def route(self, prefix: str) -> str:
         """Return a route that sends everything under ``prefix`` to the origin, as JSON."""
         upstream = {"type": "roundrobin", "nodes": {f"127.0.0.1:{self._around.origin_port}": 1}}
-        return json.dumps({"uri": f"{prefix}*", "upstream": upstream})
+        plugins = json.loads(self.setup.plugins.plugins)
+        return json.dumps({"uri": f"{prefix}*", "upstream": upstream, **({"plugins": plugins} if plugins else {})})
 
     @classmethod
     def version(cls) -> str:
@@ -335,17 +354,21 @@ def surroundings(directory: Path, cores: Cores, with_etcd: bool) -> Iterator[Sur
 def running(side: Side) -> Iterator[Side]:
     """Keep a side running."""
     try:
-        side.start(side.setup.check_path)
+        side.start(side.setup.check_path, headers=side.setup.headers)
         yield side
     finally:
         side.stop()
 
 
-def get(port: int, path: str) -> tuple[int, bytes]:
-    """Return status and body of one GET over a connection of its own; status 0 if there was no answer."""
+def get(port: int, path: str, headers: Sequence[str] = ()) -> tuple[int, bytes]:
+    """Return status and body of one GET over a connection of its own; status 0 if there was no answer.
+
+    ``headers`` are lines, as wrk takes them.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
     try:
-        connection.request("GET", path)
+        pairs = (line.partition(": ") for line in headers)
+        connection.request("GET", path, headers={name: value for name, _, value in pairs})
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException):
