@@ -35,10 +35,12 @@ def alone(workers: int) -> None:
     keys = [b"%d" % at for at in range(10_000)]
     fresh = count()
     figures = {
-        "increment, one key": measure(lambda _: counters.increment(b"key", 600)),
-        "increment, 10,000 keys": measure(lambda at: counters.increment(keys[at % 10_000], 600)),
-        "increment, a new key": measure(lambda _: counters.increment(b"new %d" % next(fresh), 600), 1_000),
-        "hold and let go": measure(lambda at: counters.hold(b"key", -1 if at % 2 else 1)) * 2,
+        "take, one key": measure(lambda _: counters.take(b"key", 10**9, 600)),
+        "take, 10,000 keys": measure(lambda at: counters.take(keys[at % 10_000], 10**9, 600)),
+        "take, a new key": measure(lambda _: counters.take(b"new %d" % next(fresh), 9, 600), 1_000),
+        "slide": measure(lambda at: counters.slide(b"slides", 10**9, 600, at / 1e3)),
+        "pour": measure(lambda _: counters.pour(b"poured", 1e9, 10)),
+        "hold and let go": measure(lambda _: counters.let_go(counters.hold(b"held")[1])),
         "put": measure(lambda at: state.notes.put(keys[at % 1000], b"x" * 60, 600)),
         "get": measure(lambda at: state.notes.get(keys[at % 1000])),
     }
@@ -50,25 +52,29 @@ def together(processes: int = 4) -> None:
     state = SharedState()
     for number in range(processes):
         state.open(number)
+    read, write = os.pipe()
     children = []
     for number in range(processes):
         pid = os.fork()
         if pid == 0:
             counters = state.counters(number)
-            times = []
+            times, taken = [], 0
             for _ in range(CALLS):
                 began = time.perf_counter()
-                counters.increment(b"key", 600)
+                left, _ = counters.take(b"key", CALLS, 600, patient=False)
                 times.append(time.perf_counter() - began)
+                taken += left >= 0
             times.sort()
-            print(
-                f"  median {times[CALLS // 2] * 1e6:.1f} us, 99 % {times[CALLS * 99 // 100] * 1e6:.1f} us", flush=True
-            )
+            middle, late = times[CALLS // 2] * 1e6, times[CALLS * 99 // 100] * 1e6
+            print(f"  median {middle:.1f} us, 99 % {late:.1f} us", flush=True)
+            os.write(write, b"%d\n" % taken)
             os._exit(0)
         children.append(pid)
     for pid in children:
         os.waitpid(pid, 0)
-    print(f"  {state.counters(0).count(b'key')} of {processes * CALLS} counted")
+    os.close(write)
+    with os.fdopen(read) as told:
+        print(f"  {sum(map(int, told))} of {CALLS} taken, {processes * CALLS} asked for")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from worker.plugins.host import PluginHost
 from worker.plugins.registry import Registry
 from worker.plugins.services import PluginServices
 from worker.routing.router import build_router
+from worker.shared_state.memory import SharedState
 from worker.switcher import Switcher
 from worker.upkeep import Upkeep
 from worker.upstream.balancing import Balancing
@@ -95,10 +96,13 @@ class WorkerContext:
         row: LoadRow | None = None,
         checks: "CheckRegistry | None" = None,
         registry: Registry | None = None,
+        state: SharedState | None = None,
+        number: int = 0,
     ) -> None:
         """Prepare a worker; for ``seed`` and ``row`` see ``Balancing``, for ``checks`` ``Switcher``.
 
-        Without a ``registry`` there are no plugins.
+        Without a ``registry`` there are no plugins. They count in the row of ``state`` with a ``number``, and for
+        this worker alone if it is not given.
         """
         self.settings = settings
         self.loop = loop
@@ -124,7 +128,9 @@ class WorkerContext:
         self.checks = checks
         self.builder = open_builder(settings, loop, self.pools, balancing, checks)
         self.switcher = Switcher(store, self.router, self.builder)
-        self.plugins = open_plugins(settings, loop, store, self.switcher, registry or Registry({}))
+        self.plugins = open_plugins(
+            settings, loop, store, self.switcher, registry or Registry({}), state or own_state(number), number
+        )
         self.upkeep = Upkeep(
             self.router, lambda: self.switcher.routes, self.switcher.shadows, loop, settings.router.verify_interval
         )
@@ -239,12 +245,34 @@ class WorkerContext:
             self.access_log.close()
 
 
+def own_state(number: int) -> SharedState:
+    """Make memory for the counters of a worker that shares them with nobody."""
+    state = SharedState()
+    state.open(number)
+    return state
+
+
 def open_plugins(
-    settings: Settings, loop: asyncio.AbstractEventLoop, store: ConfigStore, switcher: Switcher, registry: Registry
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop,
+    store: ConfigStore,
+    switcher: Switcher,
+    registry: Registry,
+    state: SharedState,
+    number: int,
 ) -> PluginHost:
     """Make what knows which plugins apply."""
     consumers = Consumers(registry.credential)
-    services = PluginServices(loop, settings, consumers, switcher.upstream_cell, switcher.build_for_plugin)
+    services = PluginServices(
+        loop,
+        settings,
+        consumers,
+        switcher.upstream_cell,
+        switcher.build_for_plugin,
+        switcher.discard_cell,
+        state.counters(number),
+        state.notes,
+    )
     return PluginHost(store, switcher.router, registry, services, settings.plugins.on_failure == "bypass")
 
 

@@ -162,7 +162,15 @@ class Worker:
         row = entry.board.loads.row(entry.number)
         seed = boot.slot + boot.generation  # a reload must not make the same nodes the first again
         self._context = context = WorkerContext(
-            settings, loop, self._store, seed, row, open_checks(settings, entry.board), registry
+            settings,
+            loop,
+            self._store,
+            seed,
+            row,
+            open_checks(settings, entry.board),
+            registry,
+            entry.board.state,
+            entry.number,
         )
         self._vitals = Vitals(entry, context)
         self._monitor = open_monitor(context, entry, boot.master)

@@ -10,6 +10,8 @@ from worker.plugins.http_client import HttpClient
 if TYPE_CHECKING:
     from config_sync.settings import Settings
     from worker.consumers import Consumers
+    from worker.shared_state.counters import SharedCounters
+    from worker.shared_state.notes import SharedNotes
     from worker.upstream.peer import UpstreamCell
 
 log = logging.getLogger("propylon.plugins")
@@ -25,13 +27,23 @@ class PluginServices:
         consumers: "Consumers",
         upstream: "Callable[[str], UpstreamCell]",
         upstream_of: "Callable[[str, Any], UpstreamCell]",
+        give_back: "Callable[[UpstreamCell], None]",
+        counters: "SharedCounters",
+        notes: "SharedNotes",
     ) -> None:
-        """``upstream`` finds one by id; ``upstream_of`` builds one from a plugin's configuration."""
+        """Take what is offered.
+
+        ``upstream`` finds one by id; ``upstream_of`` builds one from a plugin's configuration, and ``give_back`` is
+        told when the plugin does not use it any more. All workers share ``counters`` and ``notes``.
+        """
         self.loop = loop
         self.settings = settings
         self.consumers = consumers
         self.upstream = upstream
         self.upstream_of = upstream_of
+        self.give_back = give_back
+        self.counters = counters
+        self.notes = notes
         self.http = HttpClient(loop, settings.ssl.ssl_trusted_certificate)
         self._tasks: set[asyncio.Task[None]] = set()
 

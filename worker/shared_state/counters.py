@@ -1,96 +1,207 @@
 """SharedCounters: counts that all workers share, and that outlive each of them.
 
-    places (by key) │ a row of cells for each worker: counts │ another row for each: what it holds
+    places (by key) │ tallies, one for each: a semaphore, since when │ a row of cells for each worker: what it holds
 
-A worker adds to the cell that the key's place has in its own row, and nobody else writes there: no addition is ever
-lost, whoever dies or is stopped, and nobody waits. The count is the sum over all rows. A cell names the generation of
-its place, so it counts for nobody else. The next worker with the same row goes on with it.
+What is counted is taken from the semaphore of the key's place, in one atomic step: of a limit of 1,000 exactly 1,000
+are given out, whoever asks at the same moment, and whoever dies.
 
-What a worker holds (requests under way, for a limit of them) is in rows that the master clears when it has died.
+What a worker holds (requests under way, for a limit of them) it adds to the cell that the place has in its own row,
+where nobody else writes; the sum over all rows counts. The master clears the row of a worker that has died. A cell
+names the generation of its place, so it counts for nobody else.
+
+Only giving a key its place takes a lock. Who does not get it at once is told so (``Busy``) and is to ask again, or says
+that it does not want to wait (``patient=False``) and goes on without.
 """
 
 from collections.abc import Callable
+from math import floor
 
 from worker.shared_state.places import Places, nanoseconds
+from worker.shared_state.semaphores import MOST, SEMAPHORE_WORDS, Semaphores
 
-HOLD_TIME = 3_600.0  # seconds that a key keeps its place after something was last held or let go
+HOLD_TIME = 3_600.0  # seconds that a key keeps its place after something was last held
+TALLY_WORDS = SEMAPHORE_WORDS + 2
 MAX_KNOWN = 100_000  # places that a worker remembers
+REFUSED = -1
+_SINCE = SEMAPHORE_WORDS
+_ENOUGH = MOST // 2  # poured out of one place; then the next one begins
+_TRIES = 5
 _GENERATION_SHIFT = 32
 _COUNT_MASK = (1 << 32) - 1
 _SIGN = 1 << 31
+
+Held = tuple[int, int]
 
 
 class SharedCounters:
     """The counts, as one worker sees and changes them; see ``worker.shared_state.memory`` for where they are."""
 
-    __slots__ = ("_clock", "_counts", "_held", "_known", "_places", "_row", "_stride", "_used_at", "_words")
+    __slots__ = (
+        "_clock",
+        "_held",
+        "_known",
+        "_places",
+        "_row",
+        "_semaphores",
+        "_stride",
+        "_tallies",
+        "_used_at",
+        "_words",
+    )
 
     def __init__(
         self,
         words: "memoryview[int]",
+        semaphores: Semaphores,
         places: Places,
+        tallies_at: int,
         rows_at: int,
         used_at: int,
         row: int,
-        rows: int,
         clock: Callable[[], int],
     ) -> None:
-        """Count in a row; the word at ``used_at`` tells how many are in use, ``clock`` nanoseconds all share."""
+        """Hold in a row; the word at ``used_at`` tells how many are in use, ``clock`` nanoseconds all share."""
         self._words = words
+        self._semaphores = semaphores
         self._places = places
         self._stride = places.count
         self._used_at = used_at
         self._row = row
         self._clock = clock
-        self._counts = rows_at
-        self._held = rows_at + rows * places.count
+        self._tallies = tallies_at
+        self._held = rows_at
         self._known: dict[bytes, tuple[int, int]] = {}  # place and generation by key
 
-    def increment(self, key: bytes, window: float, by: int = 1) -> tuple[int, float]:
-        """Count, and return the count and when it ends, in seconds of the monotonic clock.
+    def take(self, key: bytes, limit: int, window: float, patient: bool = True) -> tuple[int, float]:
+        """Take one of the ``limit`` that there are for ``window`` seconds from when the first is taken.
 
-        A count that has not been begun, or has ended, begins at 0 and ends ``window`` seconds from now. When several
-        workers count at the same moment, each may see what the others have added: more than its own turn, never less.
+        Returns:
+            How many are left, ``REFUSED`` when there was none to take; and the seconds until there are all again.
+
+        Raises:
+            Busy: somebody else gives out a place at this moment.
         """
-        place, generation = self._find(key, nanoseconds(window), self._clock())
-        self._add(self._counts, place, generation, by)
-        return self._sum(self._counts, place, generation), self._places.expires(place) / 1e9
+        now = self._clock()
+        while True:
+            place, generation = self._find(key, nanoseconds(window), now, min(limit, MOST), patient)
+            at = self._tallies + place * TALLY_WORDS
+            is_taken = self._semaphores.take(at)
+            if self._places.generation(place) == generation:
+                left = self._semaphores.left(at) if is_taken else REFUSED
+                return left, max(0, self._places.expires(place) - now) / 1e9
+            if is_taken:  # the place belongs to somebody else by now
+                self._semaphores.give(at)
 
-    def count(self, key: bytes) -> int:
-        """Return a count as it is; 0 when it has ended."""
-        place = self._places.find(key, self._clock())
-        return 0 if place is None else self._sum(self._counts, place, self._places.generation(place))
+    def slide(self, key: bytes, limit: int, window: float, time: float, patient: bool = True) -> tuple[int, float]:
+        """Take one of ``limit`` for any ``window`` seconds, by the estimate of plugins.md section 5; as ``take``.
 
-    def hold(self, key: bytes, by: int = 1) -> int:
-        """Note that this worker holds one more of something, or with ``by=-1`` one less; return what all hold."""
+        Windows are aligned to the clock, which says ``time``.
+        """
+        number, within = divmod(time, window)
+        before = self._counted(b"%b\0%d" % (key, number - 1)) * (1 - within / window)
+        rest = window - within
+        now, this = self._clock(), b"%b\0%d" % (key, number)
+        place, _ = self._find(this, nanoseconds(2 * window), now, MOST, patient)
+        at = self._tallies + place * TALLY_WORDS
+        for _ in range(_TRIES):
+            if MOST - self._semaphores.left(at) + 1 + before > limit:
+                break
+            self._semaphores.take(at)
+            estimate = MOST - self._semaphores.left(at) + before
+            if estimate <= limit:
+                return floor(limit - estimate), rest
+            self._semaphores.give(at)  # others have taken at the same moment
+        return REFUSED, rest
+
+    def pour(self, key: bytes, rate: float, burst: float, patient: bool = True) -> float:
+        """Pour one into a bucket that leaks ``rate`` in a second; return what is in it before, ``REFUSED`` if too much.
+
+        The bucket is what has been poured, less what has leaked since it was last empty.
+
+        Raises:
+            Busy: as ``take``.
+        """
+        now = self._clock()
+        lifetime = nanoseconds((burst + 1) / rate + 1)
+        place, _ = self._find(key, 2 * lifetime, now, MOST, patient)
+        if self._places.expires(place) < now + lifetime:
+            self._places.extend(place, now + 2 * lifetime)
+        at = self._tallies + place * TALLY_WORDS
+        for _ in range(_TRIES):
+            poured = MOST - self._semaphores.left(at)
+            excess = self._excess(at, poured, rate, now)
+            if excess > burst or not self._semaphores.take(at):
+                break
+            excess = self._excess(at, MOST - self._semaphores.left(at) - 1, rate, now)
+            if excess <= burst:
+                if poured > _ENOUGH:
+                    self._places.extend(place, now)
+                return excess
+            self._semaphores.give(at)  # others have poured at the same moment
+        return REFUSED
+
+    def hold(self, key: bytes, patient: bool = True) -> tuple[int, Held]:
+        """Note that this worker holds one more of something.
+
+        Returns:
+            What all hold, and what ``let_go`` is to be given.
+
+        Raises:
+            Busy: as ``take``.
+        """
         now, lifetime = self._clock(), nanoseconds(HOLD_TIME)
-        place, generation = self._find(key, lifetime, now)
+        place, generation = held = self._find(key, lifetime, now, 0, patient)
         if self._places.expires(place) < now + lifetime // 2:
             self._places.extend(place, now + lifetime)
-        self._add(self._held, place, generation, by)
-        return self._sum(self._held, place, generation)
+        self._add(place, generation, 1)
+        return self._sum(place, generation), held
 
-    def _find(self, key: bytes, lifetime: int, now: int) -> tuple[int, int]:
+    def let_go(self, held: Held) -> None:
+        """Note that this worker holds one less."""
+        place, generation = held
+        if self._places.generation(place) == generation:
+            self._add(place, generation, -1)
+
+    def _find(self, key: bytes, lifetime: int, now: int, value: int, patient: bool) -> Held:
+        """Return place and generation of a key; a new place begins with a ``value`` to take from."""
         known = self._known.get(key)
         if known is not None and self._places.is_live(*known, now):
             return known
         place = self._places.find(key, now)
         if place is None:
-            place = self._places.claim(key, lifetime, now)
+            place = self._places.claim(key, lifetime, now, lambda place: self._begin(place, value, now), patient)
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         found = self._known[key] = place, self._places.generation(place)
         return found
 
-    def _add(self, rows_at: int, place: int, generation: int, by: int) -> None:
-        at = rows_at + self._row * self._stride + place
+    def _begin(self, place: int, value: int, now: int) -> None:
+        at = self._tallies + place * TALLY_WORDS
+        self._semaphores.begin(at, value)
+        self._words[at + _SINCE] = now
+
+    def _counted(self, key: bytes) -> int:
+        """Return how many have been taken of a place that began with all; 0 when it has ended."""
+        place = self._places.find(key, self._clock())
+        return 0 if place is None else MOST - self._semaphores.left(self._tallies + place * TALLY_WORDS)
+
+    def _excess(self, at: int, poured: int, rate: float, now: int) -> float:
+        """Return what is in a bucket; one that has run dry begins to leak anew."""
+        excess = poured - (now - self._words[at + _SINCE]) * rate / 1e9
+        if excess < 0:
+            self._words[at + _SINCE] = now - int(poured * 1e9 / rate)
+            return 0.0
+        return excess
+
+    def _add(self, place: int, generation: int, by: int) -> None:
+        at = self._held + self._row * self._stride + place
         cell = self._words[at]
         count = by + (_count(cell) if cell >> _GENERATION_SHIFT == generation else 0)
         self._words[at] = generation << _GENERATION_SHIFT | count & _COUNT_MASK
 
-    def _sum(self, rows_at: int, place: int, generation: int) -> int:
+    def _sum(self, place: int, generation: int) -> int:
         stride = self._stride
-        cells = self._words[rows_at + place : rows_at + self._words[self._used_at] * stride : stride].tolist()
+        cells = self._words[self._held + place : self._held + self._words[self._used_at] * stride : stride].tolist()
         return max(0, sum([_count(cell) for cell in cells if cell >> _GENERATION_SHIFT == generation]))
 
 

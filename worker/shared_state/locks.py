@@ -1,7 +1,8 @@
 """Locks that nobody waits for: of one byte of a file each, held for some microseconds.
 
 The kernel gives up the lock of a process that dies (fcntl(2)). One that is stopped, or not scheduled, while it holds a
-lock would hold up event loops, which must not wait: they wait for ``PATIENCE`` and then go on without it.
+lock would hold up event loops, which must not wait: they wait for ``PATIENCE`` and then go on without it, or try again
+a little later (``Busy``).
 """
 
 import fcntl
@@ -10,6 +11,10 @@ import time
 import weakref
 
 PATIENCE = 0.000_5  # seconds
+
+
+class Busy(Exception):
+    """Somebody else holds a lock; to be tried again a little later."""
 
 
 class Locks:
@@ -21,8 +26,12 @@ class Locks:
         weakref.finalize(self, os.close, fd)
         self.given_up = 0  # how often we went on without a lock
 
-    def acquire(self, number: int) -> bool:
-        """Take a lock; False when we are to go on without it."""
+    def acquire(self, number: int, patient: bool = False) -> bool:
+        """Take a lock; False when we are to go on without it.
+
+        Raises:
+            Busy: somebody else holds it, and we are ``patient``.
+        """
         until = 0.0
         while True:
             try:
@@ -31,6 +40,8 @@ class Locks:
                 now = time.monotonic()
                 until = until or now + PATIENCE
                 if now >= until:
+                    if patient:
+                        raise Busy from None
                     self.given_up += 1
                     return False
                 os.sched_yield()

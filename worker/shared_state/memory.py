@@ -5,10 +5,11 @@ import os
 import time
 from collections.abc import Callable
 
-from worker.shared_state.counters import SharedCounters
+from worker.shared_state.counters import TALLY_WORDS, SharedCounters
 from worker.shared_state.locks import Locks
 from worker.shared_state.notes import NOTE_WORDS, SharedNotes
 from worker.shared_state.places import PLACE_WORDS, WAYS, Places
+from worker.shared_state.semaphores import Semaphores
 
 ROWS = 256  # of more workers than these, two share a row, and may lose what they add at the same moment
 COUNTERS = 65_536
@@ -33,8 +34,9 @@ class SharedState:
         self._rows = rows
         self._row_words = buckets * WAYS
         self._rows_at = _HEADER_WORDS
-        self._counters_at = self._rows_at + 2 * rows * self._row_words
-        note_places_at = self._counters_at + buckets * WAYS * PLACE_WORDS
+        self._tallies_at = self._rows_at + rows * self._row_words
+        counters_at = self._tallies_at + buckets * WAYS * TALLY_WORDS
+        note_places_at = counters_at + buckets * WAYS * PLACE_WORDS
         notes_at = note_places_at + note_buckets * WAYS * PLACE_WORDS
         size = (notes_at + note_buckets * WAYS * 2 * NOTE_WORDS) * 8
         fd = os.memfd_create("propylon-shared-state")
@@ -43,8 +45,9 @@ class SharedState:
         self._map = mmap.mmap(fd, size)
         memory = memoryview(self._map)
         self._words: memoryview[int] = memory.cast("q")
+        self._semaphores = Semaphores(self._map)
         self.locks = Locks(fd)
-        self.counter_places = Places(self._words, self._counters_at, buckets, self.locks, 0)
+        self.counter_places = Places(self._words, counters_at, buckets, self.locks, 0)
         self.note_places = Places(self._words, note_places_at, note_buckets, self.locks, buckets)
         self.notes = SharedNotes(memory, self._words, self.note_places, notes_at, clock)
 
@@ -56,7 +59,7 @@ class SharedState:
 
     def clear(self, number: int) -> None:
         """Forget what a worker held that is dead; what it has counted stays."""
-        start = (self._rows_at + (self._rows + number % self._rows) * self._row_words) * 8
+        start = (self._rows_at + number % self._rows * self._row_words) * 8
         # Gives the pages back, too (madvise(2)).
         self._map.madvise(mmap.MADV_REMOVE, start, self._row_words * 8)
 
@@ -64,5 +67,13 @@ class SharedState:
 
     def counters(self, number: int) -> SharedCounters:
         """Return the counts as the worker changes them that has an entry of the scoreboard."""
-        row = number % self._rows
-        return SharedCounters(self._words, self.counter_places, self._rows_at, _USED, row, self._rows, self._clock)
+        return SharedCounters(
+            self._words,
+            self._semaphores,
+            self.counter_places,
+            self._tallies_at,
+            self._rows_at,
+            _USED,
+            number % self._rows,
+            self._clock,
+        )

@@ -17,6 +17,7 @@ from worker.shared_state.locks import Locks
 
 WAYS = 8
 PLACE_WORDS = 4
+LONGEST = 1e9  # seconds
 _KEY = Struct("=qq")
 _A, _B, _EXPIRES, _GENERATION = range(PLACE_WORDS)
 _GENERATION_BITS = 31
@@ -59,14 +60,21 @@ class Places:
         a, b, bucket = self._split(key)
         return self._find(a, b, bucket, now)
 
-    def claim(self, key: bytes, lifetime: int, now: int) -> int:
-        """Return the place of a key, which is given one for ``lifetime`` if it has none."""
+    def claim(self, key: bytes, lifetime: int, now: int, fill: Callable[[int], None], patient: bool = False) -> int:
+        """Return the place of a key, which is given one for ``lifetime`` if it has none.
+
+        ``fill`` is given a new place before it is seen.
+
+        Raises:
+            Busy: the lock is somebody else's, and we are ``patient``.
+        """
         a, b, bucket = self._split(key)
-        is_locked = self._locks.acquire(self._first_lock + bucket)
+        is_locked = self._locks.acquire(self._first_lock + bucket, patient)
         try:
             place = self._find(a, b, bucket, now)
             if place is None:
                 place = self._give(a, b, bucket, now)
+                fill(place)
                 self._begin(place, now + lifetime, _new_generation())
             return place
         finally:
@@ -120,8 +128,8 @@ class Places:
 
 
 def nanoseconds(seconds: float) -> int:
-    """Convert a duration."""
-    return int(seconds * 1e9)
+    """Convert a duration, of at most ``LONGEST``."""
+    return int(min(seconds, LONGEST) * 1e9)
 
 
 def _new_generation() -> int:
