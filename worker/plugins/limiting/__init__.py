@@ -1,0 +1,1 @@
+"""What the plugins have in common that limit how often something is asked for."""
