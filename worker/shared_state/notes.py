@@ -37,17 +37,31 @@ class SharedNotes:
         Raises:
             ValueError: they are more than ``MAX_NOTE_BYTES``.
         """
-        if len(note) > MAX_NOTE_BYTES:
-            raise ValueError(f"a note of {len(note)} bytes; {MAX_NOTE_BYTES} is the limit")
+        self.update(key, lambda _: note, ttl, patient=False)
+
+    def update(self, key: bytes, change: Callable[[bytes | None], bytes], ttl: float, patient: bool = True) -> None:
+        """Note for ``ttl`` seconds what ``change`` makes of what was noted before, with nobody in between.
+
+        Raises:
+            Busy: somebody else notes something at this moment, and we are ``patient``.
+            ValueError: it is more than ``MAX_NOTE_BYTES``.
+        """
 
         def fill(place: int, generation: int) -> None:
+            note = change(self._noted(place))
+            if len(note) > MAX_NOTE_BYTES:
+                raise ValueError(f"a note of {len(note)} bytes; {MAX_NOTE_BYTES} is the limit")
             at = self._other(place)
             start = (at + 2) * 8
             self._memory[start : start + len(note)] = note
             self._words[at + 1] = len(note) << 32 | crc32(note)
             self._words[at] = generation
 
-        self._places.replace(key, nanoseconds(ttl), self._clock(), fill)
+        self._places.replace(key, nanoseconds(ttl), self._clock(), fill, patient)
+
+    def now(self) -> int:
+        """Return the nanoseconds of the clock that all processes share."""
+        return self._clock()
 
     def get(self, key: bytes) -> bytes | None:
         """Return what is noted; None when nothing is, or its time is over."""
@@ -55,14 +69,21 @@ class SharedNotes:
             place = self._places.find(key, self._clock())
             if place is None:
                 return None
-            at = self._current(place, self._places.generation(place))
-            if at is not None:
-                length, checksum = divmod(self._words[at + 1], 1 << 32)
-                start = (at + 2) * 8
-                note = bytes(self._memory[start : start + length])
-                if crc32(note) == checksum:
-                    return note
+            note = self._noted(place)
+            if note is not None:
+                return note
         return None
+
+    def _noted(self, place: int) -> bytes | None:
+        """Return the note of a place; None when there is none, or another takes its place."""
+        generation = self._places.generation(place)
+        at = self._current(place, generation) if generation else None
+        if at is None:
+            return None
+        length, checksum = divmod(self._words[at + 1], 1 << 32)
+        start = (at + 2) * 8
+        note = bytes(self._memory[start : start + length])
+        return note if crc32(note) == checksum else None
 
     def _current(self, place: int, generation: int) -> int | None:
         first = self._at + place * 2 * NOTE_WORDS

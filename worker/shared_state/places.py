@@ -81,10 +81,16 @@ class Places:
             if is_locked:
                 self._locks.release(self._first_lock + bucket)
 
-    def replace(self, key: bytes, lifetime: int, now: int, fill: Callable[[int, int], None]) -> None:
-        """Begin another generation of a key; ``fill`` is given its place and the generation before it is seen."""
+    def replace(
+        self, key: bytes, lifetime: int, now: int, fill: Callable[[int, int], None], patient: bool = False
+    ) -> None:
+        """Begin another generation of a key; ``fill`` is given its place and the generation before it is seen.
+
+        Raises:
+            Busy: the lock is somebody else's, and we are ``patient``.
+        """
         a, b, bucket = self._split(key)
-        is_locked = self._locks.acquire(self._first_lock + bucket)
+        is_locked = self._locks.acquire(self._first_lock + bucket, patient)
         try:
             place = self._find(a, b, bucket, now)
             if place is None:

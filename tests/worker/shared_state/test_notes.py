@@ -1,5 +1,6 @@
 """Notes that several workers share."""
 
+import contextlib
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.shared_state.locks import Busy
 from worker.shared_state.memory import SharedState
 from worker.shared_state.notes import MAX_NOTE_BYTES
 
@@ -31,6 +33,40 @@ def test_notes_are_those_of_a_dictionary(steps: list[tuple[bytes, bytes, int]]) 
         for each in (b"a", b"b", b"c"):
             noted, end = model.get(each, (None, 0))
             assert state.notes.get(each) == (noted if end > now else None)
+
+
+def test_what_several_processes_change_is_changed_by_each() -> None:
+    state = SharedState()
+    rounds = 300
+
+    def change() -> None:
+        for _ in range(rounds):
+            while True:
+                with contextlib.suppress(Busy):
+                    state.notes.update(b"a", lambda note: b"%d" % (int(note or b"0") + 1), 600)
+                    break
+
+    children = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            change()
+            os._exit(0)
+        children.append(pid)
+    change()
+    for pid in children:
+        os.waitpid(pid, 0)
+    assert state.notes.get(b"a") == b"%d" % (4 * rounds)
+
+
+def test_what_has_ended_is_not_there_to_be_changed() -> None:
+    now = 1_000 * SECOND
+    state = SharedState(clock=lambda: now)
+    seen: list[bytes | None] = []
+    for pause in (0, 5, 10):
+        now += pause * SECOND
+        state.notes.update(b"a", lambda note: (seen.append(note), b"x")[1], 10)  # type: ignore[func-returns-value]
+    assert seen == [None, b"x", None]
 
 
 def test_a_note_that_is_too_long_is_refused() -> None:
