@@ -98,6 +98,10 @@ class RequestBody:
         """Whether all of it has been written to the connection."""
         return self.complete and self._sent == self._received
 
+    def limit(self, most: int) -> None:
+        """Let it have at most so many bytes, when its length is not known; a lower limit stays."""
+        self._limit = min(self._limit or most, most)
+
     # receiving
 
     def feed(self, data: bytes) -> bytes:
@@ -105,7 +109,7 @@ class RequestBody:
 
         Raises:
             BadRequest: the chunked coding is broken.
-            BodyTooLarge: the body exceeds ``client_max_body_size``.
+            BodyTooLarge: the body exceeds ``client_max_body_size``, or what a plugin allows.
         """
         if self._decoder is None:
             if len(data) <= self._remaining:
