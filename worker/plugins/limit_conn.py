@@ -121,6 +121,8 @@ class LimitConn(Plugin[LimitConnConfig]):
         """Count a request in, refuse it, or let it wait."""
         run = exchange.run
         assert run is not None  # noqa: S101 - hooks run in one
+        if run.kept(LimitConn):  # done by a workflow
+            return None
         keys = [(limit, limit.key(exchange)) for limit in self._limits]
         under = [Under(limit, encoded(f"{limit.prefix}:{key}")) for limit, key in keys if key is not None]
         taken = Taken()

@@ -158,13 +158,16 @@ class LimitCount(Plugin[LimitCountConfig]):
 
     def access(self, exchange: "Exchange") -> Answer | Awaitable[Answer | None] | None:
         """Count, and refuse what is too much."""
+        run = exchange.run
+        assert run is not None  # noqa: S101 - hooks run in one
+        if run.kept(LimitCount):  # done by a workflow
+            return None
         try:
             asks = [ask for limit in self._limits if (ask := limit.ask(exchange)) is not None]
         except ValueError as error:
             return self._failed(error)
         quotas: list[Quota] = []
-        assert exchange.run is not None  # noqa: S101 - hooks run in one
-        exchange.run.keep(self, quotas)
+        run.keep(self, quotas)
         try:
             return self._take(asks, quotas, True)
         except Busy:
