@@ -7,7 +7,10 @@
     rules               instead of these: an array of {conn, burst, key}, whose keys are templates. All apply in order;
                         one whose key has no variable with a value is passed over
     rejected_code       of the answer to what is too much (503), ``rejected_msg`` its ``error_msg``
-    policy              where is counted: ``local``, all workers of this node together
+    policy              where is counted: ``local``, all workers of this node together; or ``redis``, ``redis-cluster``,
+                        with the fields of limit-count
+    key_ttl             seconds after which a Redis forgets a request that has not been seen to end (3600)
+    allow_degradation   when it cannot be counted, requests pass; else they get 500
 
 A key without a value is the client's address. What is counted is given back when the exchange is over, however it has
 ended; what a worker held that has died is given back by the master. Delays below a millisecond are left out.
@@ -16,7 +19,9 @@ ended; what a worker held that has died is given back by the master. Delays belo
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from contextlib import suppress
+from secrets import token_bytes
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -25,7 +30,10 @@ from worker.plugins.answer import Answer
 from worker.plugins.base import Plugin, Scope
 from worker.plugins.limiting.keys import KeyType, combination_of, counter_name, encoded, key_of, refusal
 from worker.plugins.limiting.patience import patiently
-from worker.shared_state.counters import Held
+from worker.plugins.limiting.redis_client import RedisFailed, client_of, release
+from worker.plugins.limiting.redis_config import RedisConfig, check_redis
+from worker.plugins.limiting.redis_counts import RedisCounts
+from worker.shared_state.counters import REFUSED, Held
 from worker.shared_state.locks import Busy
 
 if TYPE_CHECKING:
@@ -45,7 +53,7 @@ class Rule(msgspec.Struct):
     key: Name
 
 
-class LimitConnConfig(msgspec.Struct, kw_only=True):
+class LimitConnConfig(RedisConfig, kw_only=True):
     """How many requests, of whom."""
 
     conn: Conn | None = None
@@ -57,8 +65,7 @@ class LimitConnConfig(msgspec.Struct, kw_only=True):
     only_use_default_delay: bool = False
     rejected_code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 503
     rejected_msg: Name | None = None
-    policy: Literal["local"] = "local"
-    allow_degradation: bool = False
+    key_ttl: Annotated[int, msgspec.Meta(ge=1)] = 3600
 
 
 class Limit(NamedTuple):
@@ -80,11 +87,12 @@ class Under(NamedTuple):
 class Taken:
     """What an exchange has taken, and is to wait for it."""
 
-    __slots__ = ("delay", "held", "seen")
+    __slots__ = ("delay", "held", "remote", "seen")
 
     def __init__(self) -> None:
         self.delay = 0.0
         self.held: list[Held] = []
+        self.remote: list[tuple[bytes, bytes]] = []  # names in a Redis, and what stands there for this exchange
         self.seen = 0  # how many limits it has come under
 
 
@@ -97,14 +105,18 @@ class LimitConn(Plugin[LimitConnConfig]):
 
     def __init__(self, config: LimitConnConfig, scope: Scope) -> None:
         super().__init__(config, scope)
-        self._limits = _limits(config, f"limit-conn:{counter_name(scope)}")
+        self._redis = client_of(config, scope.services) if config.policy != "local" else None
+        self._remote = RedisCounts(self._redis) if self._redis is not None else None
+        prefix = counter_name(scope) if self._redis is not None else f"limit-conn:{counter_name(scope)}"
+        self._limits = _limits(config, prefix)
         self._unit = config.default_conn_delay
         self._refusal = refusal(config.rejected_code, config.rejected_msg)
         self._counters = scope.services.counters
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """Check that there is one limit or several."""
+        """Check that there is one limit or several, and where is counted."""
+        check_redis(config)
         single = [getattr(config, name) is not None for name in ("conn", "burst", "key")]
         if config.rules is None:
             if not all(single):
@@ -127,6 +139,8 @@ class LimitConn(Plugin[LimitConnConfig]):
         under = [Under(limit, encoded(f"{limit.prefix}:{key}")) for limit, key in keys if key is not None]
         taken = Taken()
         run.keep(self, taken)
+        if self._remote is not None:
+            return self._take_remotely(self._remote, under, taken)
         try:
             answer = self._take(under, taken, True)
         except Busy:
@@ -153,12 +167,43 @@ class LimitConn(Plugin[LimitConnConfig]):
             taken.delay += self._unit * ((active - 1) // limit.conn)
         return None
 
+    async def _take_remotely(self, remote: RedisCounts, under: Sequence[Under], taken: Taken) -> Answer | None:
+        try:
+            for limit, name in under:
+                token = token_bytes(12).hex().encode()
+                taken.remote.append((name, token))  # before: who does not wait for the answer may be counted, too
+                active = await remote.hold(name, limit.conn + limit.burst, token, self.config.key_ttl)
+                if active == REFUSED:
+                    taken.remote.pop()
+                    return self._refusal
+                taken.delay += self._unit * ((active - 1) // limit.conn)
+        except RedisFailed:
+            return None if self.config.allow_degradation else Answer(500)
+        if taken.delay >= LEAST_DELAY:
+            await asyncio.sleep(taken.delay)
+        return None
+
     def log(self, exchange: "Exchange") -> None:
         """Count a request out."""
         assert exchange.run is not None  # noqa: S101 - hooks run in one
         taken: Taken | None = exchange.run.kept(self)
-        for held in taken.held if taken is not None else ():
+        if taken is None:
+            return
+        for held in taken.held:
             self._counters.let_go(held)
+        if taken.remote and self._remote is not None:
+            self.scope.services.spawn(_let_go(self._remote, taken.remote))
+
+    def close(self) -> None:
+        """Leave the Redis."""
+        if self._redis is not None:
+            release(self._redis, self.scope.services)
+
+
+async def _let_go(remote: RedisCounts, held: list[tuple[bytes, bytes]]) -> None:
+    with suppress(RedisFailed):  # it has been logged, and what is left there ends with ``key_ttl``
+        for name, token in held:
+            await remote.let_go(name, token)
 
 
 def _limits(config: LimitConnConfig, prefix: str) -> list[Limit]:

@@ -9,7 +9,15 @@
                          the clock, and of the one before as much as it reaches into the last ``time_window`` seconds
     group                places with the same group, and the same configuration, count together
     rejected_code        of the answer to what is too much (503), ``rejected_msg`` its ``error_msg``
-    policy               where is counted: ``local``, all workers of this node together, exactly, and over reloads
+    policy               where is counted: ``local``, all workers of this node together, exactly, and over reloads; in
+                         a Redis (extra ``redis``), for several nodes: ``redis`` with redis_host, redis_port,
+                         redis_username, redis_password, redis_database, redis_timeout (ms), redis_ssl,
+                         redis_ssl_verify, redis_keepalive_pool; ``redis-cluster`` with redis_cluster_nodes (host:port),
+                         redis_cluster_name, redis_cluster_ssl, redis_cluster_ssl_verify; ``redis-sentinel`` with
+                         redis_sentinels ({host, port}), redis_master_name, redis_role, redis_connect_timeout,
+                         redis_read_timeout, sentinel_username, sentinel_password
+    sync_interval        with a Redis and fixed windows: count here, and tell the Redis only every so many seconds (at
+                         least 0.1; -1: with each request)
     show_limit_quota_header
                          every answer says what is left: X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset
                          (seconds), with ``1-``, ``2-`` or ``header_prefix`` before RateLimit for rules. The metadata
@@ -18,7 +26,7 @@
 
 A key without a value is the client's address. Where ``count`` is a template, the first request of a window decides how
 many there are. Configurations of a group that differ count apart, and the log says so. A change of the configuration
-begins new counts.
+begins new counts. ``redis_keepalive_timeout`` changes nothing: connections stay open.
 """
 
 import logging
@@ -37,6 +45,10 @@ from worker.plugins.base import Plugin, Scope
 from worker.plugins.guard_checks import check_field
 from worker.plugins.limiting.keys import combination_of, counter_name, encoded, key_of, refusal
 from worker.plugins.limiting.patience import patiently
+from worker.plugins.limiting.redis_batches import Batches
+from worker.plugins.limiting.redis_client import RedisFailed, client_of, release
+from worker.plugins.limiting.redis_config import SentinelConfig, check_redis
+from worker.plugins.limiting.redis_counts import RedisCounts
 from worker.shared_state.counters import REFUSED
 from worker.shared_state.locks import Busy
 from worker.variables import Template
@@ -46,6 +58,8 @@ if TYPE_CHECKING:
     from worker.plugins.response_head import ResponseHead
 
 log = logging.getLogger("propylon.plugins")
+
+LEAST_INTERVAL = 0.1  # seconds
 
 Whole = Annotated[int, msgspec.Meta(ge=1)] | Annotated[str, msgspec.Meta(min_length=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -60,7 +74,7 @@ class Rule(msgspec.Struct):
     header_prefix: Name | None = None
 
 
-class LimitCountConfig(msgspec.Struct, kw_only=True):
+class LimitCountConfig(SentinelConfig, kw_only=True):
     """How many requests, of whom, in what time."""
 
     count: Whole | None = None
@@ -72,8 +86,7 @@ class LimitCountConfig(msgspec.Struct, kw_only=True):
     group: Name | None = None
     rejected_code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 503
     rejected_msg: Name | None = None
-    policy: Literal["local"] = "local"
-    allow_degradation: bool = False
+    sync_interval: float = -1
     show_limit_quota_header: bool = True
 
 
@@ -113,15 +126,31 @@ class LimitCount(Plugin[LimitCountConfig]):
     def __init__(self, config: LimitCountConfig, scope: Scope) -> None:
         super().__init__(config, scope)
         prefix = counter_name(scope) if config.group is None else self._join(config.group)
-        self._limits = _limits(config, f"limit-count:{prefix}", scope.metadata)
+        self._redis = client_of(config, scope.services) if config.policy != "local" else None
+        self._limits = _limits(config, prefix if self._redis else f"limit-count:{prefix}", scope.metadata)
         self._refusal = refusal(config.rejected_code, config.rejected_msg)
         self._slides = config.window_type == "sliding"
         self._counters = scope.services.counters
+        self._remote: RedisCounts | Batches | None = None
+        if self._redis is not None:
+            counts = RedisCounts(self._redis)
+            batched = config.sync_interval > 0
+            self._remote = Batches(counts, config.sync_interval, scope.services) if batched else counts
         self._shows = config.show_limit_quota_header
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """Check that there is one limit or several, and what they are made of."""
+        """Check that there is one limit or several, what they are made of, and where is counted."""
+        check_redis(config)
+        if config.sync_interval != -1:
+            if config.sync_interval < LEAST_INTERVAL:
+                raise InvalidResource("$.sync_interval", f"must be -1, or at least {LEAST_INTERVAL}")
+            if config.policy == "local" or config.window_type != "fixed":
+                raise InvalidResource("$.sync_interval", "needs a Redis and fixed windows")
+        cls._check_limits(config)
+
+    @staticmethod
+    def _check_limits(config: LimitCountConfig) -> None:
         if config.rules is None:
             for name in ("count", "time_window"):
                 if getattr(config, name) is None:
@@ -151,7 +180,9 @@ class LimitCount(Plugin[LimitCountConfig]):
         return f"{group}:{mine}"
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group and the Redis."""
+        if self._redis is not None:
+            release(self._redis, self.scope.services)
         members = _groups.get(self.config.group or "", {})
         if members.pop(self.scope.key, None) and not members:
             del _groups[self.config.group or ""]
@@ -165,9 +196,12 @@ class LimitCount(Plugin[LimitCountConfig]):
         try:
             asks = [ask for limit in self._limits if (ask := limit.ask(exchange)) is not None]
         except ValueError as error:
-            return self._failed(error)
+            log.error("%s: plugin %s cannot count: %s", self.scope.key, self.name, error)
+            return self._uncounted()
         quotas: list[Quota] = []
         run.keep(self, quotas)
+        if self._remote is not None:
+            return self._take_remotely(self._remote, asks, quotas)
         try:
             return self._take(asks, quotas, True)
         except Busy:
@@ -184,8 +218,23 @@ class LimitCount(Plugin[LimitCountConfig]):
                 return self._refusal
         return None
 
-    def _failed(self, error: Exception) -> Answer | None:
-        log.error("%s: plugin %s cannot count: %s", self.scope.key, self.scope.plugin, error)
+    async def _take_remotely(
+        self, remote: RedisCounts | Batches, asks: Sequence[Ask], quotas: list[Quota]
+    ) -> Answer | None:
+        try:
+            for ask in asks:
+                if self._slides and isinstance(remote, RedisCounts):
+                    left, seconds = await remote.slide(ask.key, ask.most, ask.window)
+                else:
+                    left, seconds = await remote.take(ask.key, ask.most, ask.window)
+                quotas.append(Quota(ask, left, seconds))
+                if left < 0:
+                    return self._refusal
+        except RedisFailed:
+            return self._uncounted()
+        return None
+
+    def _uncounted(self) -> Answer | None:
         return None if self.config.allow_degradation else error_message(500, "failed to limit count")
 
     def header_filter(self, exchange: "Exchange", head: "ResponseHead") -> None:

@@ -152,7 +152,20 @@ def test_a_request_waits_while_somebody_gives_out_places(monkeypatch: pytest.Mon
         ({"default_conn_delay": 1, "rules": [{"conn": 1, "burst": 1, "key": "$uri"}] * 2}, ".rules[1].key"),
         ({**TWO, "policy": "redis-sentinel"}, ".policy"),
         ({**TWO, "rejected_code": 600}, ".rejected_code"),
+        ({**TWO, "policy": "redis"}, "policy redis needs redis_host"),
+        ({**TWO, "policy": "redis-cluster", "redis_cluster_nodes": ["a:1"]}, "needs redis_cluster_name"),
+        (
+            {**TWO, "policy": "redis-cluster", "redis_cluster_nodes": ["a"], "redis_cluster_name": "c"},
+            ".redis_cluster_nodes[0]: must be host:port",
+        ),
+        ({**TWO, "policy": "redis", "redis_host": "a", "redis_port": 0}, ".redis_port"),
+        ({**TWO, "policy": "redis", "redis_host": "a", "redis_timeout": 0}, ".redis_timeout"),
     ],
 )
 def test_refusals(config: dict[str, Any], expected: str) -> None:
     assert expected in complaint("limit-conn", config)
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install propylon[redis]" in complaint("limit-conn", {**TWO, "policy": "redis", "redis_host": "a"})

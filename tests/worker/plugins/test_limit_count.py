@@ -252,7 +252,28 @@ def test_a_request_waits_while_somebody_gives_out_places(monkeypatch: pytest.Mon
         ({**TWO, "rejected_code": 199}, ".rejected_code"),
         ({**TWO, "rejected_code": 600}, ".rejected_code"),
         ({**TWO, "rejected_msg": ""}, ".rejected_msg"),
+        ({**TWO, "policy": "redis"}, "policy redis needs redis_host"),
+        ({**TWO, "policy": "redis-cluster", "redis_cluster_nodes": ["a:1"]}, "needs redis_cluster_name"),
+        (
+            {**TWO, "policy": "redis-cluster", "redis_cluster_nodes": ["a"], "redis_cluster_name": "c"},
+            ".redis_cluster_nodes[0]: must be host:port",
+        ),
+        ({**TWO, "policy": "redis", "redis_host": "a", "redis_port": 0}, ".redis_port"),
+        ({**TWO, "policy": "redis", "redis_host": "a", "redis_timeout": 0}, ".redis_timeout"),
+        ({**TWO, "policy": "redis-sentinel", "redis_sentinels": []}, ".redis_sentinels"),
+        ({**TWO, "policy": "redis-sentinel", "redis_master_name": "m"}, "needs redis_sentinels"),
+        ({**TWO, "sync_interval": 1}, ".sync_interval"),
+        ({**TWO, "policy": "redis", "redis_host": "a", "sync_interval": 0.05}, ".sync_interval"),
+        (
+            {**TWO, "policy": "redis", "redis_host": "a", "sync_interval": 1, "window_type": "sliding"},
+            ".sync_interval",
+        ),
     ],
 )
 def test_refusals(config: dict[str, Any], expected: str) -> None:
     assert expected in complaint("limit-count", config)
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install propylon[redis]" in complaint("limit-count", {**TWO, "policy": "redis", "redis_host": "a"})

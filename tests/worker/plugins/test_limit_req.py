@@ -116,7 +116,20 @@ def test_a_request_waits_while_somebody_gives_out_places(monkeypatch: pytest.Mon
         ({**ONE, "policy": "redis-sentinel"}, ".policy"),
         ({**ONE, "rejected_code": 199}, ".rejected_code"),
         ({**ONE, "rejected_msg": ""}, ".rejected_msg"),
+        ({**ONE, "policy": "redis"}, "policy redis needs redis_host"),
+        ({**ONE, "policy": "redis-cluster", "redis_cluster_nodes": ["a:1"]}, "needs redis_cluster_name"),
+        (
+            {**ONE, "policy": "redis-cluster", "redis_cluster_nodes": ["a"], "redis_cluster_name": "c"},
+            ".redis_cluster_nodes[0]: must be host:port",
+        ),
+        ({**ONE, "policy": "redis", "redis_host": "a", "redis_port": 0}, ".redis_port"),
+        ({**ONE, "policy": "redis", "redis_host": "a", "redis_timeout": 0}, ".redis_timeout"),
     ],
 )
 def test_refusals(config: dict[str, Any], expected: str) -> None:
     assert expected in complaint("limit-req", config)
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install propylon[redis]" in complaint("limit-req", {**ONE, "policy": "redis", "redis_host": "a"})
