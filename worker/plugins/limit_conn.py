@@ -158,10 +158,9 @@ class LimitConn(Plugin[LimitConnConfig]):
 
     def _take(self, under: Sequence[Under], taken: Taken, patient: bool) -> Answer | None:
         for limit, name in under[taken.seen :]:
-            active, held = self._counters.hold(name, patient)
+            active, held = self._counters.hold(name, limit.conn + limit.burst, patient)
             taken.seen += 1
-            if active > limit.conn + limit.burst:
-                self._counters.let_go(held)
+            if active == REFUSED:
                 return self._refusal
             taken.held.append(held)
             taken.delay += self._unit * ((active - 1) // limit.conn)

@@ -19,7 +19,8 @@ from math import floor
 from worker.shared_state.places import Places, nanoseconds
 from worker.shared_state.semaphores import MOST, SEMAPHORE_WORDS, Semaphores
 
-HOLD_TIME = 3_600.0  # seconds that a key keeps its place after something was last held
+HOLD_TIME = 86_400.0  # seconds that a key keeps its place after something was last held …
+IDLE_TIME = 5.0  # … and after nothing is held any more
 TALLY_WORDS = SEMAPHORE_WORDS + 2
 MAX_KNOWN = 100_000  # places that a worker remembers
 REFUSED = -1
@@ -140,27 +141,43 @@ class SharedCounters:
             self._semaphores.give(at)  # others have poured at the same moment
         return REFUSED
 
-    def hold(self, key: bytes, patient: bool = True) -> tuple[int, Held]:
-        """Note that this worker holds one more of something.
+    def hold(self, key: bytes, most: int = MOST, patient: bool = True) -> tuple[int, Held]:
+        """Note that this worker holds one more of something, unless all hold as many as may be.
 
         Returns:
-            What all hold, and what ``let_go`` is to be given.
+            What all hold, ``REFUSED`` if it would be more than ``most``; and what ``let_go`` is to be given then.
 
         Raises:
             Busy: as ``take``.
         """
         now, lifetime = self._clock(), nanoseconds(HOLD_TIME)
         place, generation = held = self._find(key, lifetime, now, 0, patient)
-        if self._places.expires(place) < now + lifetime // 2:
-            self._places.extend(place, now + lifetime)
-        self._add(place, generation, 1)
-        return self._sum(place, generation), held
+        for _ in range(_TRIES):
+            self._add(place, generation, 1)
+            count = self._sum(place, generation)
+            if count <= most:
+                # After it has been added: see let_go.
+                if self._places.expires(place) < now + lifetime // 2:
+                    self._places.extend(place, now + lifetime)
+                return count, held
+            self._add(place, generation, -1)
+            if self._sum(place, generation) >= most:
+                break  # else others have tried at the same moment
+        return REFUSED, held
 
     def let_go(self, held: Held) -> None:
         """Note that this worker holds one less."""
         place, generation = held
-        if self._places.generation(place) == generation:
-            self._add(place, generation, -1)
+        if self._places.generation(place) != generation:
+            return
+        self._add(place, generation, -1)
+        if self._sum(place, generation) == 0:
+            # The place is soon free for another key, so that keys which come and go do not take all of them. Who holds
+            # something from now on extends that; who did so before is seen here.
+            now = self._clock()
+            self._places.extend(place, now + nanoseconds(IDLE_TIME))
+            if self._sum(place, generation):
+                self._places.extend(place, now + nanoseconds(HOLD_TIME))
 
     def _find(self, key: bytes, lifetime: int, now: int, value: int, patient: bool) -> Held:
         """Return place and generation of a key; a new place begins with a ``value`` to take from."""

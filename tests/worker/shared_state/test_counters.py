@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.scoreboard import Scoreboard
-from worker.shared_state.counters import HOLD_TIME, REFUSED, Held, SharedCounters
+from worker.shared_state.counters import HOLD_TIME, IDLE_TIME, REFUSED, Held, SharedCounters
 from worker.shared_state.locks import Busy
 from worker.shared_state.memory import SharedState
 
@@ -150,6 +150,57 @@ def test_what_is_held_for_long_is_not_forgotten(state: SharedState, clock: Clock
         two.let_go(yours)
     one.let_go(mine)
     assert two.hold(b"a")[0] == 1
+
+
+def test_no_more_is_held_than_may_be(state: SharedState) -> None:
+    one, two = state.counters(0), state.counters(1)
+    first, second = one.hold(b"a", 2), two.hold(b"a", 2)
+    assert [first[0], second[0], one.hold(b"a", 2)[0], two.hold(b"a", 2)[0]] == [1, 2, REFUSED, REFUSED]
+    one.let_go(first[1])
+    assert two.hold(b"a", 2)[0] == 2
+
+
+def test_a_key_of_which_nothing_is_held_soon_has_no_place(state: SharedState, clock: Clock) -> None:
+    one, two = state.counters(0), state.counters(1)
+    held = [one.hold(b"a")[1], two.hold(b"a")[1]]
+    one.let_go(held[0])
+    clock.ns += int(IDLE_TIME * SECOND)
+    assert state.counter_places.find(b"a", clock.ns) is not None
+    two.let_go(held[1])
+    assert state.counter_places.find(b"a", clock.ns) is not None
+    assert one.hold(b"a")[0] == 1
+    clock.ns += int(IDLE_TIME * SECOND)
+    count, mine = two.hold(b"a")
+    assert count == 2
+    one.let_go(mine)  # whose row it was makes no difference to the sum
+    one.let_go(mine)
+    clock.ns += int(IDLE_TIME * SECOND)
+    assert state.counter_places.find(b"a", clock.ns) is None
+
+
+def test_processes_that_hold_at_the_same_moment_all_come_to_it() -> None:
+    """Never more than may be, and nobody is refused who could have had it."""
+    state = opened(time.monotonic_ns, 4)
+    told = memoryview(mmap.mmap(-1, 4096)).cast("q")  # by worker what it holds, and how often it could
+
+    def holding(worker: int) -> None:
+        counters = state.counters(worker)
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            count, held = counters.hold(b"a", 2, patient=False)
+            if count != REFUSED:
+                told[worker] = 1
+                if sum(told[:4]) > 2:
+                    told[8] += 1
+                told[worker + 4] += 1
+                told[worker] = 0
+                counters.let_go(held)
+
+    for pid in [in_child(lambda worker=worker: holding(worker)) for worker in range(4)]:  # type: ignore[misc]
+        os.waitpid(pid, 0)
+    assert told[8] == 0
+    assert min(told[4:8]) > 0
+    assert state.counters(0).hold(b"a")[0] == 1
 
 
 def test_what_has_lost_its_place_is_let_go_of_once(clock: Clock) -> None:
