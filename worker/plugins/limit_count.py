@@ -32,9 +32,8 @@ begins new counts. ``redis_keepalive_timeout`` changes nothing: connections stay
 import logging
 import re
 from collections.abc import Awaitable, Sequence
-from math import ceil
 from time import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zlib import crc32
 
 import msgspec
@@ -45,8 +44,9 @@ from worker.plugins.base import Plugin, Scope
 from worker.plugins.guard_checks import check_field
 from worker.plugins.limiting.keys import combination_of, counter_name, encoded, key_of, refusal
 from worker.plugins.limiting.patience import patiently
+from worker.plugins.limiting.quota_fields import NAMES, QuotaFields, check_names
 from worker.plugins.limiting.redis_batches import Batches
-from worker.plugins.limiting.redis_client import RedisFailed, client_of, release
+from worker.plugins.limiting.redis_client import RedisClient, RedisFailed, client_of, release
 from worker.plugins.limiting.redis_config import SentinelConfig, check_redis
 from worker.plugins.limiting.redis_counts import RedisCounts
 from worker.shared_state.counters import REFUSED
@@ -56,10 +56,12 @@ from worker.variables import Template
 if TYPE_CHECKING:
     from worker.exchange import Exchange
     from worker.plugins.response_head import ResponseHead
+    from worker.plugins.run import PluginRun
 
 log = logging.getLogger("propylon.plugins")
 
 LEAST_INTERVAL = 0.1  # seconds
+MOST_NAMES = 10_000  # of counters, that a limit remembers
 
 Whole = Annotated[int, msgspec.Meta(ge=1)] | Annotated[str, msgspec.Meta(min_length=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -93,26 +95,16 @@ class LimitCountConfig(SentinelConfig, kw_only=True):
 class LimitCountMetadata(msgspec.Struct):
     """The names of the fields that say what is left."""
 
-    limit_header: Name = "X-RateLimit-Limit"
-    remaining_header: Name = "X-RateLimit-Remaining"
-    reset_header: Name = "X-RateLimit-Reset"
+    limit_header: Name = NAMES[0]
+    remaining_header: Name = NAMES[1]
+    reset_header: Name = NAMES[2]
 
 
-class Ask(NamedTuple):
-    """What a request asks of one limit."""
+Ask = tuple["Limit", bytes, int, int]
+"""What a request asks of a limit: under which name, how many there are, in how many seconds."""
 
-    limit: "Limit"
-    key: bytes
-    most: int
-    window: int
-
-
-class Quota(NamedTuple):
-    """What came of it."""
-
-    ask: Ask
-    left: int  # negative: none, and this one is too much
-    seconds: float
+Quota = tuple["Limit", int, int, float]
+"""What came of it: how many there are, how many are left (below 0: this one is too much), for how many seconds."""
 
 
 class LimitCount(Plugin[LimitCountConfig]):
@@ -125,18 +117,22 @@ class LimitCount(Plugin[LimitCountConfig]):
 
     def __init__(self, config: LimitCountConfig, scope: Scope) -> None:
         super().__init__(config, scope)
+        is_local = config.policy == "local"
         prefix = counter_name(scope) if config.group is None else self._join(config.group)
-        self._redis = client_of(config, scope.services) if config.policy != "local" else None
-        self._limits = _limits(config, prefix if self._redis else f"limit-count:{prefix}", scope.metadata)
+        self._limits = _limits(config, f"limit-count:{prefix}" if is_local else prefix, scope)
         self._refusal = refusal(config.rejected_code, config.rejected_msg)
         self._slides = config.window_type == "sliding"
+        self._shows = config.show_limit_quota_header
         self._counters = scope.services.counters
+        is_plain = is_local and not self._slides and config.rules is None
+        self._only = _only(self._limits) if is_plain else None
+        self._redis: RedisClient | None = None
         self._remote: RedisCounts | Batches | None = None
-        if self._redis is not None:
+        if not is_local:
+            self._redis = client_of(config, scope.services)
             counts = RedisCounts(self._redis)
             batched = config.sync_interval > 0
             self._remote = Batches(counts, config.sync_interval, scope.services) if batched else counts
-        self._shows = config.show_limit_quota_header
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -191,8 +187,19 @@ class LimitCount(Plugin[LimitCountConfig]):
         """Count, and refuse what is too much."""
         run = exchange.run
         assert run is not None  # noqa: S101 - hooks run in one
-        if run.kept(LimitCount):  # done by a workflow
+        if run.data is not None and run.kept(LimitCount):  # done by a workflow
             return None
+        only = self._only
+        if only is None:
+            return self._take_all(exchange, run)
+        try:
+            left, seconds = self._counters.take(only.name(exchange), only.most, only.window)
+        except Busy:
+            return self._take_all(exchange, run)
+        run.keep(self, ((only, only.most, left, seconds),))
+        return self._refusal if left == REFUSED else None
+
+    def _take_all(self, exchange: "Exchange", run: "PluginRun") -> Answer | Awaitable[Answer | None] | None:
         try:
             asks = [ask for limit in self._limits if (ask := limit.ask(exchange)) is not None]
         except ValueError as error:
@@ -208,13 +215,13 @@ class LimitCount(Plugin[LimitCountConfig]):
             return patiently(lambda patient: self._take(asks, quotas, patient))
 
     def _take(self, asks: Sequence[Ask], quotas: list[Quota], patient: bool) -> Answer | None:
-        for ask in asks[len(quotas) :]:
+        for limit, name, most, window in asks[len(quotas) :]:
             if self._slides:
-                got = self._counters.slide(ask.key, ask.most, ask.window, time(), patient)
+                left, seconds = self._counters.slide(name, most, window, time(), patient)
             else:
-                got = self._counters.take(ask.key, ask.most, ask.window, patient)
-            quotas.append(Quota(ask, *got))
-            if got[0] == REFUSED:
+                left, seconds = self._counters.take(name, most, window, patient)
+            quotas.append((limit, most, left, seconds))
+            if left == REFUSED:
                 return self._refusal
         return None
 
@@ -222,12 +229,12 @@ class LimitCount(Plugin[LimitCountConfig]):
         self, remote: RedisCounts | Batches, asks: Sequence[Ask], quotas: list[Quota]
     ) -> Answer | None:
         try:
-            for ask in asks:
+            for limit, name, most, window in asks:
                 if self._slides and isinstance(remote, RedisCounts):
-                    left, seconds = await remote.slide(ask.key, ask.most, ask.window)
+                    left, seconds = await remote.slide(name, most, window)
                 else:
-                    left, seconds = await remote.take(ask.key, ask.most, ask.window)
-                quotas.append(Quota(ask, left, seconds))
+                    left, seconds = await remote.take(name, most, window)
+                quotas.append((limit, most, left, seconds))
                 if left < 0:
                     return self._refusal
         except RedisFailed:
@@ -242,21 +249,36 @@ class LimitCount(Plugin[LimitCountConfig]):
         if not self._shows:
             return
         assert exchange.run is not None  # noqa: S101 - hooks run in one
-        for quota in exchange.run.kept(self) or ():
-            head.fields.lines = quota.ask.limit.fields.written(head.fields.lines, quota)
+        for limit, most, left, seconds in exchange.run.kept(self) or ():
+            head.fields.lines = limit.fields.written(head.fields.lines, most, left, seconds)
 
 
 class Limit:
-    """One limit, compiled."""
+    """One limit, compiled; ``most`` and ``window`` are 0 when they are templates."""
 
-    __slots__ = ("_count", "_key", "_prefix", "_window", "fields")
+    __slots__ = ("_count", "_key", "_names", "_prefix", "_time_window", "fields", "most", "window")
 
-    def __init__(self, count: "_Number", window: "_Number", key: Any, prefix: str, fields: "_Fields") -> None:
+    def __init__(self, count: "_Number", window: "_Number", key: Any, prefix: str, fields: QuotaFields) -> None:
         self._count = count
-        self._window = window
+        self._time_window = window
+        self.most = count.constant
+        self.window = window.constant
         self._key = key
         self._prefix = prefix
+        self._names: dict[str, bytes] = {}  # of counters, by key: those of the last requests
         self.fields = fields
+
+    def name(self, exchange: "Exchange") -> bytes:
+        """Return the name of the counter for a request; empty when there is none."""
+        key = self._key(exchange)
+        name = self._names.get(key)
+        if name is None:
+            if key is None:
+                return b""
+            if len(self._names) >= MOST_NAMES:
+                self._names.clear()
+            name = self._names[key] = encoded(f"{self._prefix}:{key}")
+        return name
 
     def ask(self, exchange: "Exchange") -> Ask | None:
         """Return what is to be counted; None when it does not concern the request.
@@ -264,29 +286,27 @@ class Limit:
         Raises:
             ValueError: it cannot be said how many there are.
         """
-        key = self._key(exchange)
-        if key is None:
-            return None
-        return Ask(self, encoded(f"{self._prefix}:{key}"), self._count.of(exchange), self._window.of(exchange))
+        name = self.name(exchange)
+        return (self, name, self._count.of(exchange), self._time_window.of(exchange)) if name else None
 
 
 class _Number:
     """A positive whole number, or a template that becomes one."""
 
-    __slots__ = ("_number", "_template")
+    __slots__ = ("_template", "constant")
 
     def __init__(self, value: int | str, path: str) -> None:
         self._template = Template(value) if isinstance(value, str) else None
-        self._number = value if isinstance(value, int) else 0
+        self.constant = value if isinstance(value, int) else 0
         if isinstance(value, str) and not Template(value).names:
             try:
-                self._number, self._template = _positive(value), None
+                self.constant, self._template = _positive(value), None
             except ValueError as error:
                 raise InvalidResource(path, str(error)) from error
 
     def of(self, exchange: "Exchange") -> int:
         """Return it; ValueError when the template becomes something else."""
-        return self._number if self._template is None else _positive(self._template.render(exchange))
+        return self.constant if self._template is None else _positive(self._template.render(exchange))
 
 
 def _positive(text: str) -> int:
@@ -295,51 +315,40 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-class _Fields:
-    """The fields that say what is left of one limit."""
-
-    __slots__ = ("_line", "_lowered", "_old")
-
-    def __init__(self, names: Sequence[str], prefix: str) -> None:
-        if prefix:
-            names = [_prefixed(name, prefix) for name in names]
-        for name in names:
-            check_field(name, "", "$")
-        encoded_names = [name.encode() for name in names]
-        self._line = b"".join(b"%b: %%d\r\n" % name.replace(b"%", b"%%") for name in encoded_names)
-        self._lowered = [name.lower() for name in encoded_names]
-        self._old = re.compile(rb"(?im)^(?:%b):[^\r\n]*\r\n" % b"|".join(map(re.escape, encoded_names)))
-
-    def written(self, lines: bytes, quota: Quota) -> bytes:
-        """Return lines with these fields, in place of those that the upstream may have sent."""
-        lowered = lines.lower()
-        if any(name in lowered for name in self._lowered):
-            lines = self._old.sub(b"", lines)
-        return lines + self._line % (quota.ask.most, max(0, quota.left), ceil(quota.seconds))
-
-
-def _prefixed(name: str, prefix: str) -> str:
-    if "RateLimit-" in name:
-        return name.replace("RateLimit-", f"{prefix}-RateLimit-", 1)
-    return f"{prefix}-{name}"
-
-
-def _limits(config: LimitCountConfig, prefix: str, metadata: LimitCountMetadata) -> list[Limit]:
-    names = metadata.limit_header, metadata.remaining_header, metadata.reset_header
+def _limits(config: LimitCountConfig, prefix: str, scope: Scope) -> list[Limit]:
+    names = _field_names(scope)
     if config.rules is None:
         assert config.count is not None and config.time_window is not None  # noqa: S101, PT018 - checked
         count, window = _Number(config.count, "$.count"), _Number(config.time_window, "$.time_window")
-        return [Limit(count, window, key_of(config.key, config.key_type), prefix, _Fields(names, ""))]
+        return [Limit(count, window, key_of(config.key, config.key_type), prefix, QuotaFields(names))]
     return [
         Limit(
             _Number(rule.count, "$.count"),
             _Number(rule.time_window, "$.time_window"),
             combination_of(rule.key),
             f"{prefix}:{number}",
-            _Fields(names, rule.header_prefix or str(number)),
+            QuotaFields(names, rule.header_prefix or str(number)),
         )
         for number, rule in enumerate(config.rules, 1)
     ]
+
+
+def _only(limits: Sequence[Limit]) -> Limit | None:
+    """Return the only limit there is, when nothing of it depends on the request but its key."""
+    only = limits[0]
+    return only if only.most and only.window else None
+
+
+def _field_names(scope: Scope) -> tuple[str, ...]:
+    """Return the names that metadata give the fields; the usual ones when they cannot be names."""
+    metadata: LimitCountMetadata = scope.metadata
+    names = metadata.limit_header, metadata.remaining_header, metadata.reset_header
+    try:
+        check_names(names)
+    except InvalidResource as error:
+        log.error("plugin_metadata/limit-count: %s; the fields have their usual names", error.reason)
+        return NAMES
+    return names
 
 
 _groups: dict[str, dict[str, str]] = {}

@@ -170,8 +170,7 @@ class SharedCounters:
         place, generation = held
         if self._places.generation(place) != generation:
             return
-        self._add(place, generation, -1)
-        if self._sum(place, generation) == 0:
+        if self._add(place, generation, -1) == 0 and self._sum(place, generation) == 0:
             # The place is soon free for another key, so that keys which come and go do not take all of them. Who holds
             # something from now on extends that; who did so before is seen here.
             now = self._clock()
@@ -210,11 +209,13 @@ class SharedCounters:
             return 0.0
         return excess
 
-    def _add(self, place: int, generation: int, by: int) -> None:
+    def _add(self, place: int, generation: int, by: int) -> int:
+        """Change what this worker holds, and return it."""
         at = self._held + self._row * self._stride + place
         cell = self._words[at]
         count = by + (_count(cell) if cell >> _GENERATION_SHIFT == generation else 0)
         self._words[at] = generation << _GENERATION_SHIFT | count & _COUNT_MASK
+        return count
 
     def _sum(self, place: int, generation: int) -> int:
         stride = self._stride

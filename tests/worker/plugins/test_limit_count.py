@@ -83,6 +83,16 @@ def test_metadata_name_the_fields() -> None:
         assert [answer.header(name) for name in ("1-X-L", "X-1-RateLimit-Rest", "1-X-T")] == ["2", "1", "60"]
 
 
+@pytest.mark.parametrize("names", [{"limit_header": "no name"}, {"limit_header": "x-ratelimit-reset"}])
+def test_names_that_cannot_be_are_not_used(names: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.ERROR, "propylon.plugins"),
+        PluginKit({"limit-count": TWO}, {"plugin_metadata/limit-count": names}) as kit,
+    ):
+        assert quota(kit.request()) == ("2", "1", "60")
+    assert "plugin_metadata/limit-count" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("key", "same", "other"),
     [
