@@ -30,7 +30,7 @@ from worker.plugins.answer import Answer
 from worker.plugins.base import Plugin, Scope
 from worker.plugins.limiting.keys import KeyType, combination_of, counter_name, encoded, key_of, refusal
 from worker.plugins.limiting.patience import patiently
-from worker.plugins.limiting.redis_client import RedisFailed, client_of, release
+from worker.plugins.limiting.redis_client import RedisFailed, client_of
 from worker.plugins.limiting.redis_config import RedisConfig, check_redis
 from worker.plugins.limiting.redis_counts import RedisCounts
 from worker.shared_state.counters import REFUSED, Held
@@ -196,7 +196,7 @@ class LimitConn(Plugin[LimitConnConfig]):
     def close(self) -> None:
         """Leave the Redis."""
         if self._redis is not None:
-            release(self._redis, self.scope.services)
+            self._redis.leave()
 
 
 async def _let_go(remote: RedisCounts, held: list[tuple[bytes, bytes]]) -> None:

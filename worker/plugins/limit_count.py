@@ -46,7 +46,7 @@ from worker.plugins.limiting.keys import combination_of, counter_name, encoded, 
 from worker.plugins.limiting.patience import patiently
 from worker.plugins.limiting.quota_fields import NAMES, QuotaFields, check_names
 from worker.plugins.limiting.redis_batches import Batches
-from worker.plugins.limiting.redis_client import RedisClient, RedisFailed, client_of, release
+from worker.plugins.limiting.redis_client import RedisClient, RedisFailed, client_of
 from worker.plugins.limiting.redis_config import SentinelConfig, check_redis
 from worker.plugins.limiting.redis_counts import RedisCounts
 from worker.shared_state.counters import REFUSED
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("propylon.plugins")
 
 LEAST_INTERVAL = 0.1  # seconds
-MOST_NAMES = 10_000  # of counters, that a limit remembers
 
 Whole = Annotated[int, msgspec.Meta(ge=1)] | Annotated[str, msgspec.Meta(min_length=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -178,7 +177,7 @@ class LimitCount(Plugin[LimitCountConfig]):
     def close(self) -> None:
         """Leave the group and the Redis."""
         if self._redis is not None:
-            release(self._redis, self.scope.services)
+            self._redis.leave()
         members = _groups.get(self.config.group or "", {})
         if members.pop(self.scope.key, None) and not members:
             del _groups[self.config.group or ""]
@@ -256,7 +255,7 @@ class LimitCount(Plugin[LimitCountConfig]):
 class Limit:
     """One limit, compiled; ``most`` and ``window`` are 0 when they are templates."""
 
-    __slots__ = ("_count", "_key", "_names", "_prefix", "_time_window", "fields", "most", "window")
+    __slots__ = ("_count", "_key", "_last", "_prefix", "_time_window", "fields", "most", "window")
 
     def __init__(self, count: "_Number", window: "_Number", key: Any, prefix: str, fields: QuotaFields) -> None:
         self._count = count
@@ -265,19 +264,19 @@ class Limit:
         self.window = window.constant
         self._key = key
         self._prefix = prefix
-        self._names: dict[str, bytes] = {}  # of counters, by key: those of the last requests
+        self._last = "", b""  # the last key, and the name of its counter
         self.fields = fields
 
     def name(self, exchange: "Exchange") -> bytes:
         """Return the name of the counter for a request; empty when there is none."""
         key = self._key(exchange)
-        name = self._names.get(key)
-        if name is None:
-            if key is None:
-                return b""
-            if len(self._names) >= MOST_NAMES:
-                self._names.clear()
-            name = self._names[key] = encoded(f"{self._prefix}:{key}")
+        last, name = self._last
+        if key == last and name:
+            return name
+        if key is None:
+            return b""
+        name = encoded(f"{self._prefix}:{key}")
+        self._last = key, name
         return name
 
     def ask(self, exchange: "Exchange") -> Ask | None:

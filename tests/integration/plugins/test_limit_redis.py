@@ -203,3 +203,36 @@ def test_under_load_exactly_as_many_pass(server: Server, shared: tuple[Etcd, Gat
     gateway.applied(etcd.put(f"routes/{server[1]['policy']}", route))
     assert Barrage(gateway, host, most=1_000).run() == {200: 200, 503: 800}
     assert len(upstream.requests) == 200
+
+
+def test_those_that_reach_the_same_redis_share_connections_until_nobody_needs_them(
+    servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.plugins.limiting.redis_client.GRACE", 0.3)
+    server, access = servers["redis"]
+    before = clients(server)
+    plugins = {
+        "limit-count": {"count": 100, "time_window": 60, **access},
+        "limit-req": {"rate": 100, "burst": 100, "key": "uri", **access},
+    }
+    with PluginKit(plugins) as kit:
+        for count in range(3):
+            plugins["limit-count"]["count"] = 100 + count
+            kit.put("routes/kit", route(plugins))
+            assert kit.request().status == 200
+            assert clients(server) == before + 1
+        kit.put("routes/kit", route({}))
+        assert kit.request().status == 200
+        wait_until(lambda: (kit.run(asyncio.sleep(0.01)), clients(server) == before)[1], "the connection is closed")
+    with PluginKit(plugins) as kit:
+        assert kit.request().status == 200
+        assert clients(server) == before + 1
+    wait_until(lambda: clients(server) == before, "the connection is closed")
+
+
+def clients(server: RedisServer) -> int:
+    return server.call("client", "list", "type", "normal").count("\n") + 1
+
+
+def route(plugins: dict[str, Any]) -> dict[str, Any]:
+    return {"uri": "/*", "upstream": {"type": "roundrobin", "nodes": {"127.0.0.1:1980": 1}}, "plugins": plugins}

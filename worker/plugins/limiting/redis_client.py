@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("propylon.plugins")
 
-GRACE = 30.0  # seconds
+GRACE = 30.0  # seconds in which a client that nobody uses is kept, for requests that still do, and for the next user
 QUIET_TIME = 1.0  # seconds between two complaints
 
 
@@ -79,7 +79,9 @@ class RedisClient:
     """A Redis, as the plugins of one worker use it."""
 
     def __init__(self, connection: Connection, services: "PluginServices") -> None:
-        self.users = 0
+        self._users = 0
+        self._unused: asyncio.TimerHandle | None = None  # closes it
+        self._keeper: asyncio.Task[None] | None = None
         self._made: Any = None  # the library's client
         self._connection = connection
         self._services = services
@@ -116,17 +118,38 @@ class RedisClient:
         if self._made is None:
             self._errors = (*self._errors, library.RedisError)
             self._made = open_client(self._connection, library)
+            self._keeper = self._services.spawn(self._keep())
         return self._made
 
-    async def close(self) -> None:
-        """Close the connections, when requests that still use them have had time to end."""
+    async def _keep(self) -> None:
+        """Keep the connections open until this is cancelled."""
         try:
-            await asyncio.sleep(GRACE)
+            await asyncio.get_running_loop().create_future()
         finally:
             made, self._made = self._made, None
             self._scripts = {}
-            if made is not None:
-                await made.aclose()
+            await made.aclose()
+
+    def use(self) -> None:
+        """Note another user."""
+        self._users += 1
+        if self._unused is not None:
+            self._unused.cancel()
+            self._unused = None
+
+    def leave(self) -> None:
+        """Note that a user is gone."""
+        self._users -= 1
+        if not self._users:
+            self._unused = self._services.loop.call_later(GRACE, self._close)
+
+    def _close(self) -> None:
+        of_worker = _clients.get(self._services, {})
+        if of_worker.get(self._connection) is self:
+            del of_worker[self._connection]
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
 
 
 def open_client(connection: Connection, library: Any) -> Any:
@@ -169,21 +192,11 @@ _clients: "WeakKeyDictionary[PluginServices, dict[Connection, RedisClient]]" = W
 
 
 def client_of(config: Any, services: "PluginServices") -> RedisClient:
-    """Return the client for a checked configuration; to be given back with ``release``."""
+    """Return the client for a checked configuration, in use; whoever gets it is to ``leave`` it."""
     connection = connection_of(config)
     of_worker = _clients.setdefault(services, {})
     client = of_worker.get(connection)
     if client is None:
         client = of_worker[connection] = RedisClient(connection, services)
-    client.users += 1
+    client.use()
     return client
-
-
-def release(client: RedisClient, services: "PluginServices") -> None:
-    """Give a client back; that which nobody uses any more is closed."""
-    client.users -= 1
-    of_worker = _clients.get(services, {})
-    for connection, other in list(of_worker.items()):
-        if other is client and not client.users:
-            del of_worker[connection]
-            services.spawn(client.close())
