@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from worker.edited_request import RepeatedRequest
     from worker.plugins.chain import Chain
     from worker.routing.pattern import Pattern
     from worker.routing.route import Route
@@ -34,6 +35,7 @@ class Request:
         "content_length",
         "cookies",
         "framing",
+        "head_only",
         "host",
         "host_name",
         "is_repeatable",
@@ -42,6 +44,7 @@ class Request:
         "path",
         "path_matched",
         "pattern",
+        "repeated",
         "route",
         "target",
         "upgrade",
@@ -81,6 +84,9 @@ class Request:
         self.pattern: Pattern | None = None  # the one of the route's that matched
         self.matched_at = -1  # in which version of the router; -1: it must be asked again for the same head
         self.is_repeatable = True  # nothing but the head has been looked at; of interest to the router while it matches
+        # As a plugin changes it each time: the plugin, when it was matched, and what becomes of it.
+        self.repeated: tuple[object, int, RepeatedRequest] | None = None
+        self.head_only = method == b"HEAD"  # no body is answered
         self.upgrade = b""  # the protocols that the client offers to switch to
         self.wire = self.head_for(host)  # what an upstream gets that is sent the client's Host
 

@@ -172,7 +172,7 @@ class Http1Client(UpstreamConnection):
             data, self._buffer = self._buffer + data, b""
         request = exchange.request
         assert request is not None  # noqa: S101 - only requests that were read are sent
-        if self._head and data.startswith(self._head) and request.version_11 and request.method != b"HEAD":
+        if self._head and data.startswith(self._head) and request.version_11 and not request.head_only:
             end = len(self._head)
             response, wire = self._remembered
         else:
@@ -276,7 +276,7 @@ class Http1Client(UpstreamConnection):
         if status >= 500:
             response.head += attempts_line([*(exchange.attempts or ()), status])
         wire = response, response_head(response, request, keep_alive=True)
-        if status < 500 and request.method != b"HEAD" and request.version_11 and b"\r\nDate: " in head:
+        if status < 500 and not request.head_only and request.version_11 and b"\r\nDate: " in head:
             self._head, self._remembered = head, wire
         return wire
 

@@ -2,6 +2,7 @@
 
 from mimetypes import MimeTypes
 
+from worker.edited_request import sent_method
 from worker.errors import InvalidResponse
 from worker.http.framing import ResponseFields
 from worker.messages import Framing, Request, Response
@@ -33,9 +34,13 @@ def read_response(head: bytes, status: int, version_11: bool, request: Request, 
     fields = ResponseFields(head[line_end:])
     keep_alive = not fields.close and (version_11 or fields.keep_alive)
     framing, length, length_line = Framing.NONE, fields.content_length, b""
-    if request.method == b"HEAD" or status == 304:
+    if request.head_only or status == 304:
         if length is not None:
             length_line = b"Content-Length: %d\r\n" % length
+        if sent_method(request) != request.method:  # one of them is HEAD
+            keep_alive = keep_alive and request.method != b"HEAD"  # a body follows that nobody asked for
+            if request.method != b"HEAD" and status != 304:
+                framing, length, length_line = Framing.LENGTH, 0, b""
     elif status == 204:
         keep_alive = keep_alive and not length and not fields.chunked  # bytes may follow that nobody asked for
     elif fields.chunked:

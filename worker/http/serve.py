@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from worker.discovery.nodes import first_nodes
+from worker.edited_request import sent_host, sent_method
 from worker.errors import (
     BodyNeeded,
     ClientClosed,
@@ -180,19 +181,20 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
             request, body = received(exchange), exchange.body
             content = exchange.buffered_body or b"" if body is None else b""
         try:
-            pool = peer.pool if peer.by_host is None else peer.by_host.pool(request.host or peer.authority)
+            pool = peer.pool if peer.by_host is None else peer.by_host.pool(sent_host(request) or peer.authority)
             connection = pool.acquire()
             if connection is None:
                 connection = await connect(context, exchange, pool, timeout.connect)
             exchange.connection = connection
             connection.timeout = timeout
-            head = request.wire if upstream.pass_host and request.host else request.head_for(upstream.host_for(peer))
+            passes_host = upstream.pass_host and (request.host or sent_host(request))
+            head = request.wire if passes_host else request.head_for(upstream.host_for(peer))
             if request.upgrade and route.allows_upgrade():
                 connection.send_upgrade(exchange, request.with_upgrade(head) + content)
             else:
                 connection.send_request(exchange, head + content if content else head)
             if body is not None:
-                body.attach(connection, what_to_keep(upstream, request.method, len(tried), connection))
+                body.attach(connection, what_to_keep(upstream, sent_method(request), len(tried), connection))
             exchange.waiting = connection
             await suspend()
             if upstream.passive is not None:
@@ -272,7 +274,9 @@ def next_peer(
     )
     close_connection(exchange)
     has_begun = bool(exchange.status) or (exchange.run is not None and exchange.run.head is not None)
-    is_over = has_begun or not may_retry(error, request.method, exchange.body is None or exchange.body.replayable)
+    is_over = has_begun or not may_retry(
+        error, sent_method(request), exchange.body is None or exchange.body.replayable
+    )
     if is_stale and not is_over:
         return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
     is_unresolved = isinstance(error, PeerUnresolved)

@@ -4,6 +4,7 @@ import socket
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from worker.edited_request import sent_host, sent_target
 from worker.variables.request import field_pattern
 from worker.variables.values import Accessor, Value, text_of
 
@@ -97,10 +98,11 @@ def upstream_scheme(exchange: "Exchange") -> str | None:
 
 
 def _upstream_of(exchange: "Exchange") -> "Upstream | None":
-    route = exchange.route
+    route, run = exchange.route, exchange.run
     if route is None:
         return None
-    cell = route.upstream or (route.service.upstream if route.service is not None else None)
+    chosen = run.upstream if run is not None else None
+    cell = chosen or route.upstream or (route.service.upstream if route.service is not None else None)
     return cell.current if cell is not None else None
 
 
@@ -109,12 +111,14 @@ def upstream_host(exchange: "Exchange") -> str | None:
     request, peer, upstream = exchange.request, exchange.peer, _upstream_of(exchange)
     if request is None or peer is None or upstream is None:
         return None
-    return text_of(request.host if upstream.pass_host and request.host else upstream.host_for(peer))
+    passed = sent_host(request) if upstream.pass_host else b""
+    return text_of(passed or upstream.host_for(peer))
 
 
 def upstream_uri(exchange: "Exchange") -> str | None:
     """Return the target that the peer is sent."""
-    return text_of(exchange.request.target) if exchange.request is not None and exchange.peer is not None else None
+    request = exchange.request
+    return text_of(sent_target(request)) if request is not None and exchange.peer is not None else None
 
 
 def route_id(exchange: "Exchange") -> str | None:

@@ -6,9 +6,11 @@ from typing import Any, cast
 import pytest
 
 from tests.fakes.exchanges import exchange_of
+from worker.edited_request import edit
 from worker.errors import PeerClosed
 from worker.exchange import Exchange
 from worker.messages import Framing, Response
+from worker.plugins.run import PluginRun
 from worker.variables import accessor
 
 HEAD = b"HTTP/1.1 200 OK\r\nServer: Propylon\r\nX-A: 1\r\nx-a: 2 \r\nSet-Cookie: a=b\r\n"
@@ -58,6 +60,16 @@ def answered() -> Exchange:
 )
 def test_of_an_answer(answered: Exchange, name: str, expected: str | None) -> None:
     assert accessor(name)(answered) == expected
+
+
+def test_of_what_plugins_have_made_of_the_request(answered: Exchange) -> None:
+    edited = edit(answered)
+    edited.upstream_target, edited.upstream_host = b"/new?d", b"new.com"
+    assert (accessor("upstream_uri")(answered), accessor("upstream_host")(answered)) == ("/new?d", "new.com")
+    run = answered.run = PluginRun(cast("Any", None))
+    chosen = SimpleNamespace(pass_host=False, host_for=lambda _: b"chosen.com")
+    run.upstream = cast("Any", SimpleNamespace(current=chosen))
+    assert accessor("upstream_host")(answered) == "chosen.com"
 
 
 def test_of_our_own_answer(answered: Exchange) -> None:
