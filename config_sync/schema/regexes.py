@@ -57,9 +57,17 @@ class Regex:
         Raises:
             TimeoutError: the search took longer than ``SEARCH_TIMEOUT``.
         """
+        return self.search(subject) is not None
+
+    def search(self, subject: str) -> "regex.Match[str] | None":
+        """Return where it is first found in a text; None when it is nowhere.
+
+        Raises:
+            TimeoutError: as ``matches``.
+        """
         if len(subject) <= self._free_length:
-            return self._search(subject) is not None
-        return self._search(subject, timeout=SEARCH_TIMEOUT) is not None
+            return self._search(subject)
+        return self._search(subject, timeout=SEARCH_TIMEOUT)
 
     def __repr__(self) -> str:
         """Show the pattern."""
