@@ -9,6 +9,7 @@ which it cannot, the search runs free; beyond, it is watched.
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import regex
@@ -29,7 +30,7 @@ _HARMLESS_GROUP = re.compile(r"\(\?(?:[:=!>|]|<[=!]|P?<\w+>|[imsa]+[:)])")
 class Regex:
     """A compiled pattern."""
 
-    __slots__ = ("_free_length", "_search", "pattern")
+    __slots__ = ("_free_length", "_search", "_sub", "pattern")
 
     def __init__(self, pattern: str, is_case_ignored: bool = False) -> None:
         """Compile a pattern; classes of characters and the case of letters are those of ASCII, as in PCRE.
@@ -47,9 +48,11 @@ class Regex:
         flags = regex.ASCII | (regex.IGNORECASE if is_case_ignored else 0)
         try:
             with warnings.catch_warnings(action="ignore"):
-                self._search = regex.compile(pattern, flags).search
+                compiled = regex.compile(pattern, flags)
         except (regex.error, OverflowError, RecursionError, MemoryError) as error:
             raise ValueError(f"is no regular expression: {error}") from error
+        self._search = compiled.search
+        self._sub = compiled.sub
 
     def matches(self, subject: str) -> bool:
         """Tell whether it is found anywhere in a text.
@@ -68,6 +71,18 @@ class Regex:
         if len(subject) <= self._free_length:
             return self._search(subject)
         return self._search(subject, timeout=SEARCH_TIMEOUT)
+
+    def replace(
+        self, subject: str, new: "Callable[[regex.Match[str]], str]", count: int = 0, within: float = SEARCH_TIMEOUT
+    ) -> str:
+        """Return a text with what ``new`` makes of each match in its place, or of the first ``count``.
+
+        Raises:
+            TimeoutError: it took longer than ``within`` seconds.
+        """
+        if len(subject) <= self._free_length:
+            return self._sub(new, subject, count)
+        return self._sub(new, subject, count, timeout=within)
 
     def __repr__(self) -> str:
         """Show the pattern."""

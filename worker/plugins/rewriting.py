@@ -41,7 +41,17 @@ class Substitution:
 
     def apply(self, text: str, found: "regex.Match[str]") -> str:
         """Return the text with the match replaced; a group that is not there, or took no part, is empty."""
-        return self.target(text, found, "?")
+        return f"{text[: found.start()]}{self._expanded(found)}{text[found.end() :]}"
+
+    def apply_all(self, text: str, count: int, within: float) -> str:
+        """Return the text with all matches replaced, or the first ``count``; TimeoutError after ``within`` seconds."""
+        return self._pattern.replace(text, self._expanded, count, within)
+
+    def _expanded(self, found: "regex.Match[str]") -> str:
+        last = found.re.groups
+        return "".join(
+            [part if isinstance(part, str) else (part <= last and found[part]) or "" for part in self._parts]
+        )
 
     def target(self, text: str, found: "regex.Match[str]", question_mark: str = "\0") -> str:
         """Do as ``apply``, with something else for the question marks that are not the replacement's own."""

@@ -31,18 +31,28 @@ def upstream_header(name: str) -> Accessor:
 
 
 def sent_header(name: str) -> Accessor:
-    """Make the function for ``sent_http_<name>``: a field of the answer, as long as that came from a peer."""
-    from_peer = upstream_header(name)
+    """Make the function for ``sent_http_<name>``: a field of the answer, as long as that came from a peer.
+
+    Where plugins see answers, it is what they have made of it, or of the gateway's own.
+    """
+    from_peer, find = upstream_header(name), field_pattern(name).findall
 
     def sent_header_value(exchange: "Exchange") -> Value | None:
-        return from_peer(exchange) if exchange.error is None else None
+        run = exchange.run
+        if run is None or run.head is None:
+            return from_peer(exchange) if exchange.error is None else None
+        values = find(b"\n" + run.head.fields.lines)
+        return text_of(b", ".join(value.rstrip(b" \t") for value in values)) if values else None
 
     return sent_header_value
 
 
 def status(exchange: "Exchange") -> str | None:
-    """Return the status of the answer."""
-    return str(exchange.status) if exchange.status else None
+    """Return the status of the answer, also while plugins see its head."""
+    if exchange.status:
+        return str(exchange.status)
+    run = exchange.run
+    return str(run.head.status) if run is not None and run.head is not None else None
 
 
 def body_bytes_sent(exchange: "Exchange") -> str:
