@@ -2,12 +2,15 @@
 
 When plugins change the length of the body, the head waits for the first piece that is to be sent: if that is all there
 is, the client gets its length, and chunks otherwise.
+
+When a filter has to be waited for, the pieces that come meanwhile queue up, and the peer is not read from.
 """
 
+from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from worker.errors import PluginFailed
+from worker.errors import PluginFailed, ProxyError
 from worker.http.framing import chunk, last_chunk
 from worker.http.responses import response_head
 from worker.messages import CHUNKED, NO_BODY, OF_LENGTH, Framing, Response
@@ -15,13 +18,27 @@ from worker.plugins.filters import filter_head
 from worker.plugins.response_head import ResponseHead
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from worker.exchange import Exchange
+    from worker.http.http1_client import Http1Client
 
 
 class FilteredAnswer:
     """Takes the pieces of a body as they come and sends what becomes of them."""
 
-    __slots__ = ("_body", "_exchange", "_has_body", "_head", "_is_head_sent", "_remaining", "_response")
+    __slots__ = (
+        "_body",
+        "_exchange",
+        "_has_body",
+        "_head",
+        "_is_head_sent",
+        "_queue",
+        "_remaining",
+        "_response",
+        "_when_sent",
+        "has_ended",
+    )
 
     def __init__(self, exchange: "Exchange", response: Response) -> None:
         """Show the head to the plugins; PluginFailed when one of them fails."""
@@ -41,6 +58,9 @@ class FilteredAnswer:
         self._has_body = head.has_body
         self._is_head_sent = False
         self._remaining: int | None = None
+        self._queue: deque[tuple[bytes, bytes | None]] | None = None  # pieces that wait, the last with its trailers
+        self._when_sent: Callable[[], None] | None = None
+        self.has_ended = False  # all of it has come
         if not head.has_body:
             self._send_head(NO_BODY, 0)
         elif not head.length_changes:
@@ -53,16 +73,74 @@ class FilteredAnswer:
         """Take a piece of the body; PluginFailed when a filter fails."""
         if not self._has_body:
             return  # plugins have made an answer without a body of it
-        if self._body is not None:
-            data = self._body.feed(data)
+        if self._queue is not None:
+            self._queue.append((data, None))
+            return
+        filtered = self._body.feed(data) if self._body is not None else data
+        if isinstance(filtered, bytes):
+            self._pass(filtered)
+        else:
+            self._wait(filtered, None)
+
+    def end(self, trailers: bytes, when_sent: "Callable[[], None]") -> bool:
+        """The body has ended; tell whether all has been sent, or ``when_sent`` will be called when it has.
+
+        Raises:
+            PluginFailed: a filter has failed.
+        """
+        self.has_ended = True
+        self._when_sent = when_sent
+        if self._queue is not None:
+            self._queue.append((b"", trailers))
+            return False
+        filtered = self._body.feed(b"", is_last=True) if self._body is not None else b""
+        if isinstance(filtered, bytes):
+            self._pass_last(filtered, trailers)
+            return True
+        self._wait(filtered, trailers)
+        return False
+
+    def _wait(self, filtered: "Awaitable[bytes]", trailers: bytes | None) -> None:
+        """Let what comes queue up until a filter has done its work."""
+        self._queue = deque()
+        connection = self._exchange.connection
+        assert connection is not None  # noqa: S101 - the answer is its
+        connection.pause_reading()
+        self._exchange.downstream.context.loop.create_task(self._work(connection, filtered, trailers))
+
+    async def _work(self, connection: "Http1Client", filtered: "Awaitable[bytes]", trailers: bytes | None) -> None:
+        """Pass on what filters have made of a piece, and then of those that have queued up."""
+        exchange, queue = self._exchange, self._queue
+        assert queue is not None and self._body is not None  # noqa: S101, PT018 - there is something to be waited for
+        try:
+            data = await filtered
+            while exchange.waiting is connection:  # unless it has failed meanwhile
+                if trailers is not None:
+                    self._pass_last(data, trailers)
+                    assert self._when_sent is not None  # noqa: S101 - given with the end
+                    self._when_sent()
+                    return
+                self._pass(data)
+                if not queue:
+                    break
+                piece, trailers = queue.popleft()
+                more = self._body.feed(piece, is_last=trailers is not None)
+                data = more if isinstance(more, bytes) else await more
+        except ProxyError as error:
+            if exchange.waiting is connection:
+                exchange.fail(error)
+            return
+        self._queue = None
+        if not exchange.downstream.write_paused:
+            connection.resume_reading()
+
+    def _pass(self, data: bytes) -> None:
         if data:
             if not self._is_head_sent:
                 self._send_head(CHUNKED, 0)
             self._send(data)
 
-    def end(self, trailers: bytes = b"") -> None:
-        """The body has ended; PluginFailed when a filter fails."""
-        data = self._body.feed(b"", is_last=True) if self._body is not None else b""
+    def _pass_last(self, data: bytes, trailers: bytes) -> None:
         if not self._is_head_sent:
             self._send_head(OF_LENGTH, len(data))
         if data:

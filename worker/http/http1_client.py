@@ -104,7 +104,7 @@ class Http1Client(UpstreamConnection):
         self._context.upstream_connections.discard(self)
         if was_idle:
             self.pool.discard(self)
-        if exchange is None:
+        if exchange is None or (self._filtered is not None and self._filtered.has_ended):
             return
         if self._response is not None and self._response.framing is UNTIL_CLOSE and exc is None:
             try:
@@ -159,7 +159,9 @@ class Http1Client(UpstreamConnection):
             return
         self.last_active = self._context.now
         try:
-            if self._response is None:
+            if self._filtered is not None and self._filtered.has_ended:
+                self._buffer = data  # nobody asked for it
+            elif self._response is None:
                 self._head_received(exchange, data)
             else:
                 self._body_received(exchange, self._response, data)
@@ -219,16 +221,19 @@ class Http1Client(UpstreamConnection):
         """Let plugins see the answer on its way."""
         filtered = self._filtered = FilteredAnswer(exchange, response)
         if response.framing is NO_BODY:
-            filtered.end()
-            self._finish(exchange, response.keep_alive and not rest)
+            self._filtered_ended(exchange, filtered, b"", keep=response.keep_alive and not rest)
             return
         self._remaining = response.content_length
         self._decoder = ChunkedDecoder() if response.framing is CHUNKED else None
         if response.framing is OF_LENGTH and not self._remaining:
-            filtered.end()
-            self._finish(exchange, response.keep_alive and not rest)
+            self._filtered_ended(exchange, filtered, b"", keep=response.keep_alive and not rest)
         elif rest:
             self._body_received(exchange, response, rest)
+
+    def _filtered_ended(self, exchange: Exchange, filtered: FilteredAnswer, trailers: bytes, keep: bool) -> None:
+        """Finish when plugins have done with the body."""
+        if filtered.end(trailers, lambda: self._finish(exchange, keep and not self._buffer)):
+            self._finish(exchange, keep)
 
     def _head_incomplete(self, data: bytes) -> None:
         if len(data) > MAX_RESPONSE_HEAD_BYTES:
@@ -286,15 +291,16 @@ class Http1Client(UpstreamConnection):
             if surplus:
                 data = data[: self._remaining]
             self._remaining -= len(data)
+            keep = response.keep_alive and not surplus
             if self._filtered is not None:
                 self._filtered.feed(data)
                 if not self._remaining:
-                    self._filtered.end()
-            else:
-                exchange.downstream.transport.write(data)
-                exchange.bytes_sent += len(data)
+                    self._filtered_ended(exchange, self._filtered, b"", keep)
+                return
+            exchange.downstream.transport.write(data)
+            exchange.bytes_sent += len(data)
             if not self._remaining:
-                self._finish(exchange, response.keep_alive and not surplus)
+                self._finish(exchange, keep)
             return
         if self._decoder is None:
             self._pass_on(exchange, data)
@@ -316,8 +322,9 @@ class Http1Client(UpstreamConnection):
 
     def _body_ended(self, exchange: Exchange, trailers: bytes, keep: bool = False) -> None:
         if self._filtered is not None:
-            self._filtered.end(trailers)
-        elif exchange.downstream.chunked_response:
+            self._filtered_ended(exchange, self._filtered, trailers, keep)
+            return
+        if exchange.downstream.chunked_response:
             exchange.downstream.transport.write(last_chunk(trailers))
         self._finish(exchange, keep)
 

@@ -11,6 +11,8 @@ from worker.plugins.filters import filter_head
 from worker.plugins.response_head import BODILESS, ResponseHead, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from worker.exchange import Exchange
 
 _ROUTE_NOT_FOUND = b'{"error_msg":"404 Route Not Found"}\n'  # byte for byte (routing.md section 10)
@@ -36,9 +38,11 @@ def page(status: int) -> bytes:
 
 
 def composed(
-    answer: Answer, exchange: "Exchange", date: bytes, keep_alive: bool, filtered: bool = True
-) -> tuple[bytes, bytes]:
+    answer: Answer, exchange: "Exchange", date: bytes, filtered: bool = True
+) -> "tuple[bytes, bytes] | Awaitable[tuple[bytes, bytes]]":
     """Return head and body of an answer, after the response phases of the plugins that apply unless not ``filtered``.
+
+    Where one of them has to be waited for, so has the answer.
 
     An answer without a body gets the page for its status, from 300 on. Fields that frame a message are left out: it
     is this one's length that counts.
@@ -66,12 +70,25 @@ def composed(
     if filtered and run is not None and run.chain.filters:
         filter_head(exchange, head)
         if run.body is not None:
-            body = run.body.feed(body) + run.body.feed(b"", is_last=True)
+            whole = run.body.whole(body)
+            if not isinstance(whole, bytes):
+                return _composed_later(exchange, head, whole)
+            body = whole
+    return _composed(exchange, head, body)
+
+
+async def _composed_later(exchange: "Exchange", head: ResponseHead, body: "Awaitable[bytes]") -> tuple[bytes, bytes]:
+    return _composed(exchange, head, await body)
+
+
+def _composed(exchange: "Exchange", head: ResponseHead, body: bytes) -> tuple[bytes, bytes]:
+    request = exchange.request
+    answers_head = request is not None and request.method == b"HEAD"
     exchange.status = head.status
     is_known = head.has_body or (answers_head and head.status not in BODILESS and not head.length_changes)
     length = b"Content-Length: %d\r\n" % len(body) if is_known else b""
     attempts = attempts_line(exchange.attempts) if exchange.error is not None else b""
-    connection = connection_line(request, keep_alive)
+    connection = connection_line(request, exchange.downstream.keep_alive)
     lines = b"%b%b%b%b%b\r\n" % (head.status_line(), head.fields.lines, length, attempts, connection)
     return lines, body if head.has_body else b""
 

@@ -6,7 +6,7 @@ answer (``exchange``). The bytes of both bodies flow directly between the two co
 """
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.discovery.nodes import first_nodes
 from worker.edited_request import sent_host, sent_method
@@ -33,9 +33,12 @@ from worker.http.relay import Keep, buffer_body
 from worker.plugins.answer import Answer
 from worker.plugins.filters import log_exchange
 from worker.plugins.run import PluginRun
+from worker.plugins.tasks import in_task
 from worker.upstream.retry import NON_IDEMPOTENT, may_retry
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
+
     from worker.context import WorkerContext
     from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
@@ -70,7 +73,9 @@ async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
         except BodyNeeded as needed:
             await serve_with_body(context, exchange, needed.limit)
         except Exception as error:
-            refuse(context, exchange, error)
+            pending = refuse(context, exchange, error)
+            if pending is not None:
+                await wait_for_refusal(exchange, pending)
         if exchange.place is not None:
             exchange.place.leave(exchange)
         if exchange.run is not None:
@@ -93,7 +98,9 @@ async def serve_with_body(context: "WorkerContext", exchange: Exchange, limit: i
         else:
             raise RouteNotFound("no route matches")
     except Exception as error:
-        refuse(context, exchange, error)
+        pending = refuse(context, exchange, error)
+        if pending is not None:
+            await wait_for_refusal(exchange, pending)
 
 
 async def serve_with_plugins(
@@ -112,7 +119,9 @@ async def serve_with_plugins(
     if answer is None:
         answer = await run.chain.run(exchange, run.chain.access)
     if answer is not None:
-        respond(context, exchange, answer)
+        pending = respond(context, exchange, answer)
+        if pending is not None:
+            await in_task(exchange, pending)
         return
     if route is None:
         raise RouteNotFound("no route matches")
@@ -215,7 +224,9 @@ async def was_answered(context: "WorkerContext", exchange: Exchange, chain: "Cha
     """Let plugins see the peer that has been chosen; tell whether one of them has answered."""
     answer = await chain.run(exchange, chain.before_proxy)
     if answer is not None:
-        respond(context, exchange, answer)
+        pending = respond(context, exchange, answer)
+        if pending is not None:
+            await in_task(exchange, pending)
     return answer is not None
 
 
@@ -274,9 +285,7 @@ def next_peer(
     )
     close_connection(exchange)
     has_begun = bool(exchange.status) or (exchange.run is not None and exchange.run.head is not None)
-    is_over = has_begun or not may_retry(
-        error, sent_method(request), exchange.body is None or exchange.body.replayable
-    )
+    is_over = has_begun or not may_retry(error, sent_method(request), exchange.body is None or exchange.body.replayable)
     if is_stale and not is_over:
         return failed, tried  # the peer closed an idle connection while we wrote: no failed try of the peer's
     is_unresolved = isinstance(error, PeerUnresolved)
@@ -310,8 +319,8 @@ def close_connection(exchange: Exchange) -> None:
         exchange.connection = None
 
 
-def refuse(context: "WorkerContext", exchange: Exchange, error: Exception) -> None:
-    """Answer with an error, or cut the answer off where it has already begun."""
+def refuse(context: "WorkerContext", exchange: Exchange, error: Exception) -> "Coroutine[Any, Any, None] | None":
+    """Answer with an error, or cut the answer off where it has already begun; what is returned has to be waited for."""
     if not isinstance(error, ProxyError):
         log.error("internal error on %r", exchange.request, exc_info=error)
         error = ProxyError("internal error")
@@ -324,28 +333,56 @@ def refuse(context: "WorkerContext", exchange: Exchange, error: Exception) -> No
         log.info("%s: %s, client: %s", type(error).__name__, error, exchange.remote_address)
     if exchange.status:
         downstream.abort()
-        return
+        return None
     if isinstance(error, ClientClosed):
         exchange.status = error.status
-        return
+        return None
     try:
-        send(context, exchange, error_answer(error, exchange))
+        pending = send(context, exchange, error_answer(error, exchange))
     except Exception as failure:
-        if not isinstance(failure, PluginFailed):
-            log.error("internal error on %r", exchange.request, exc_info=failure)
-        send(context, exchange, error_answer(ProxyError("internal error"), exchange), filtered=False)
+        send_plain(context, exchange, failure)
+        return None
+    return None if pending is None else send_or_plain(context, exchange, pending)
 
 
-def respond(context: "WorkerContext", exchange: Exchange, answer: Answer) -> None:
-    """Answer a request instead of an upstream."""
+def send_plain(context: "WorkerContext", exchange: Exchange, failure: Exception) -> None:
+    """Answer with an error that no plugin sees, since one of them has failed on it."""
+    if not isinstance(failure, PluginFailed):
+        log.error("internal error on %r", exchange.request, exc_info=failure)
+    send(context, exchange, error_answer(ProxyError("internal error"), exchange), filtered=False)
+
+
+async def send_or_plain(context: "WorkerContext", exchange: Exchange, pending: "Awaitable[None]") -> None:
+    """Answer with an error that plugins have to be waited for with."""
+    try:
+        await pending
+    except Exception as failure:
+        send_plain(context, exchange, failure)
+
+
+async def wait_for_refusal(exchange: Exchange, pending: "Awaitable[None]") -> None:
+    """Wait until an error has been answered, or the client is gone."""
+    try:
+        await in_task(exchange, pending)
+    except ProxyError as error:
+        exchange.status = error.status
+        exchange.downstream.abort()
+
+
+def respond(context: "WorkerContext", exchange: Exchange, answer: Answer) -> "Coroutine[Any, Any, None] | None":
+    """Answer a request instead of an upstream; what is returned has to be waited for."""
     if exchange.run is not None:
         exchange.run.answer = answer
     close_connection(exchange)
-    send(context, exchange, answer)
+    return send(context, exchange, answer)
 
 
-def send(context: "WorkerContext", exchange: Exchange, answer: Answer, filtered: bool = True) -> None:
+def send(
+    context: "WorkerContext", exchange: Exchange, answer: Answer, filtered: bool = True
+) -> "Coroutine[Any, Any, None] | None":
     """Send an answer that the gateway makes itself, through the plugins' response phases unless not ``filtered``.
+
+    Where one of them has to be waited for, what is returned has to be, too.
 
     Raises:
         PluginFailed: one of them has failed; nothing has been sent.
@@ -353,6 +390,17 @@ def send(context: "WorkerContext", exchange: Exchange, answer: Answer, filtered:
     downstream, request = exchange.downstream, exchange.request
     if request is None or (exchange.body is not None and not exchange.body.complete):
         downstream.keep_alive = False
-    head, body = composed(answer, exchange, context.date_line, downstream.keep_alive, filtered)
+    made = composed(answer, exchange, context.date_line, filtered)
+    if not isinstance(made, tuple):
+        return send_later(exchange, made)
+    head, body = made
     exchange.bytes_sent = len(body)
     downstream.write(head + body)
+    return None
+
+
+async def send_later(exchange: Exchange, made: "Awaitable[tuple[bytes, bytes]]") -> None:
+    """Send an answer once it has been made."""
+    head, body = await made
+    exchange.bytes_sent = len(body)
+    exchange.downstream.write(head + body)

@@ -76,6 +76,7 @@ class Plugin(Generic[C]):
     Metadata: ClassVar[type[msgspec.Struct]] = NoConfig
     Consumer: ClassVar[type[msgspec.Struct] | None] = None
     credential: ClassVar[str] = ""
+    comes_last: ClassVar[bool] = False  # it sees answers as all others have left them, whatever its priority
     prefers_route: ClassVar[bool] = False  # its use in a global rule gives way to one on the route
     fails_closed: ClassVar[bool] = False  # it keeps somebody out: where it fails or cannot run, nobody gets through
 
@@ -120,8 +121,11 @@ class Plugin(Generic[C]):
         keeps for ``body_filter`` begins here.
         """
 
-    def body_filter(self, exchange: "Exchange", data: bytes, is_last: bool) -> bytes:
-        """Return what is to be sent for a piece of the body; it may be kept back, as long as it comes in the end."""
+    def body_filter(self, exchange: "Exchange", data: bytes, is_last: bool) -> "bytes | Awaitable[bytes]":
+        """Return what is to be sent for a piece of the body; it may be kept back, as long as it comes in the end.
+
+        What takes long is done in a thread, and awaited: pieces that come meanwhile wait for their turn.
+        """
         return data
 
     def log(self, exchange: "Exchange") -> None:

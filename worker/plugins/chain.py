@@ -28,7 +28,7 @@ BLOCKING_TIME = 0.02  # seconds in one call after which a plugin is said to bloc
 
 RequestHook = Callable[["Exchange"], "Answer | Awaitable[Answer | None] | None"]
 HeaderHook = Callable[["Exchange", "ResponseHead"], None]
-BodyHook = Callable[["Exchange", bytes, bool], bytes]
+BodyHook = Callable[["Exchange", bytes, bool], "bytes | Awaitable[bytes]"]
 LogHook = Callable[["Exchange"], None]
 Condition = Callable[["Exchange"], bool]
 
@@ -124,14 +124,15 @@ class Chain:
         self.rewrite = self._steps(everyone, "rewrite")
         self.access = self._steps(everyone, "access")
         self.before_proxy = self._steps(everyone, "before_proxy")
+        answering = sorted(everyone, key=lambda use: use.plugin.comes_last)
         self.header_filter: tuple[tuple[PluginRecord, HeaderHook], ...] = tuple(
             (statistics.of(use.name), use.plugin.header_filter if use.meta.filter is None else _filtered_header(use))
-            for use in everyone
+            for use in answering
             if _overrides(use.plugin, "header_filter")
         )
         self.body_filter: tuple[tuple[PluginRecord, BodyHook], ...] = tuple(
             (statistics.of(use.name), use.plugin.body_filter if use.meta.filter is None else _filtered_body(use))
-            for use in everyone
+            for use in answering
             if _overrides(use.plugin, "body_filter")
         )
         self.filters = bool(self.header_filter or self.body_filter)

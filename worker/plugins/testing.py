@@ -260,9 +260,6 @@ class _Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        pass
-
     def pause_reading(self) -> None:
         pass
 
