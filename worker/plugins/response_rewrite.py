@@ -129,9 +129,9 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
             head.body_changes()
             fields.remove(b"Content-Encoding")
             run.keep(self, self._body)
-        elif (fields.get(b"Content-Encoding") or b"").lower() in self._decode:
+        elif (coding := (fields.get(b"Content-Encoding") or b"").lower()) in self._decode:
             head.body_changes()
-            run.keep(self, Pieces())
+            run.keep(self, Pieces(coding))
         if head.length_changes:
             fields.remove(b"ETag")
             fields.remove(b"Last-Modified")
@@ -152,13 +152,11 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
         if kept.size > self.config.max_resp_body_size:
             run.keep(self, None)
             return bytes(kept)
-        return self._filtered(run.head, bytes(kept)) if is_last else b""
+        return self._filtered(run.head, kept.coding, bytes(kept)) if is_last else b""
 
-    def _filtered(self, head: "ResponseHead | None", body: bytes) -> bytes:
+    def _filtered(self, head: "ResponseHead | None", coding: bytes, body: bytes) -> bytes:
         """Return what the filters make of a body, whose head has not been sent."""
-        assert head is not None  # noqa: S101 - its fields come first
-        decode = self._decode.get((head.fields.get(b"Content-Encoding") or b"").lower())
-        text = decode(body, self.config.max_resp_body_size) if decode is not None else None
+        text = self._decode[coding](body, self.config.max_resp_body_size)
         if text is None:
             return body
         changed, until = text_of(text), perf_counter() + FILTER_TIME
@@ -168,16 +166,18 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
         except TimeoutError:
             log.warning("%s: response-rewrite: filters take too long on %d bytes", self.scope.key, len(text))
             return body
-        head.fields.remove(b"Content-Encoding")
+        if coding and head is not None:
+            head.fields.remove(b"Content-Encoding")
         return changed.encode("utf-8", "surrogateescape")
 
 
 class Pieces:
     """A body that is being collected."""
 
-    __slots__ = ("_pieces", "size")
+    __slots__ = ("_pieces", "coding", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, coding: bytes) -> None:
+        self.coding = coding
         self._pieces: list[bytes] = []
         self.size = 0
 
