@@ -104,6 +104,26 @@ class PluginSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     hook_timeout: float = 120.0
 
 
+class CacheZone(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where ``proxy-cache`` keeps answers: with ``disk_path`` on disk, otherwise in memory; sizes in bytes."""
+
+    name: str
+    memory_size: int = 50 * 1024 * 1024
+    disk_size: int = 0
+    disk_path: str = ""
+    cache_levels: str = "1:2"
+
+
+class ProxyCacheSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What ``proxy-cache`` keeps answers in, and how many seconds on disk those that do not say."""
+
+    cache_ttl: float = 10.0
+    zones: tuple[CacheZone, ...] = (
+        CacheZone(name="disk_cache_one", disk_size=1024**3, disk_path="disk_cache_one"),
+        CacheZone(name="memory_cache"),
+    )
+
+
 class SslSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """TLS; ``ssl_trusted_certificate`` is the path of a PEM file of authorities, or ``system``."""
 
@@ -202,6 +222,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     data_encryption: EncryptionSettings = EncryptionSettings()
     disable_upstream_healthcheck: bool = False
     plugins: PluginSettings = PluginSettings()
+    proxy_cache: ProxyCacheSettings = ProxyCacheSettings()
     plugin_attr: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def addresses(self) -> list[Address]:

@@ -7,6 +7,8 @@ from config_sync.errors import SettingsError
 from config_sync.settings import Settings, parse_address, parse_server
 
 DNS_RECORDS = ("last", "srv", "a", "aaaa", "cname")
+_ZONE_NAME = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+_LEVELS = re.compile(r"[12](:[12]){0,2}")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -45,6 +47,7 @@ def check_settings(settings: Settings) -> None:
         require(getattr(settings.etcd, name) >= 0, f"etcd.{name}: must be at least 0 seconds (0: never)")
     _check_names(settings)
     _check_processes(settings)
+    _check_cache(settings)
     require(0 < settings.guard.max_removed_share <= 1, "guard.max_removed_share: must be above 0 and at most 1")
     require(settings.guard.min_routes >= 0, "guard.min_routes: must be at least 0")
     require(settings.guard.hold >= 0, "guard.hold: must be at least 0 seconds (0: until confirmed)")
@@ -65,6 +68,23 @@ def check_settings(settings: Settings) -> None:
     except SettingsError as error:
         raise SettingsError(f"control.listen: {error}") from error
     require(control not in settings.addresses(), "control.listen: must not be an address of listen")
+
+
+def _check_cache(settings: Settings) -> None:
+    if settings.proxy_cache.cache_ttl <= 0:
+        raise SettingsError("proxy_cache.cache_ttl: must be greater than 0 seconds")
+    names = set()
+    for at, zone in enumerate(settings.proxy_cache.zones):
+        key = f"proxy_cache.zones[{at}]"
+        if _ZONE_NAME.fullmatch(zone.name) is None or zone.name in names:
+            raise SettingsError(f"{key}.name: must be one of its own, of letters, digits, - and _")
+        names.add(zone.name)
+        if zone.memory_size <= 0:
+            raise SettingsError(f"{key}.memory_size: must be greater than 0")
+        if bool(zone.disk_path) != (zone.disk_size > 0):
+            raise SettingsError(f"{key}: disk_path and disk_size must be given both, or none of them")
+        if _LEVELS.fullmatch(zone.cache_levels) is None:
+            raise SettingsError(f"{key}.cache_levels: must be one to three of 1 and 2, as in 1:2")
 
 
 def _check_names(settings: Settings) -> None:

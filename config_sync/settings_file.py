@@ -28,6 +28,8 @@ SIZES = (
     "max_worker_rss",
 )
 ETCD_HOST_VARIABLE = "APISIX_DEPLOYMENT_ETCD_HOST"
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd]?)")
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
@@ -89,6 +91,7 @@ def _normalise(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
     if isinstance(encryption, dict) and isinstance(encryption.get("keyring"), str):
         encryption["keyring"] = [encryption["keyring"]]
     _normalise_discovery(tree.get("discovery"))
+    _normalise_cache(tree.get("proxy_cache"))
     etcd = tree.get("etcd")
     if isinstance(etcd, dict) and isinstance(etcd.get("host"), str):
         etcd["host"] = [etcd["host"]]
@@ -107,6 +110,26 @@ def _normalise_discovery(discovery: object) -> None:
                 raise SettingsError(f"discovery.{name}: is not available yet; dns is")
         if discovery.get("dns", ...) is None:
             discovery["dns"] = {}  # a section without entries
+
+
+def _normalise_cache(cache: object) -> None:
+    if not isinstance(cache, dict):
+        return
+    if isinstance(cache.get("cache_ttl"), str):
+        cache["cache_ttl"] = parse_time(cache["cache_ttl"], "proxy_cache.cache_ttl")
+    zones = cache.get("zones")
+    for at, zone in enumerate(zones if isinstance(zones, list) else ()):
+        for name in ("memory_size", "disk_size"):
+            if isinstance(zone, dict) and isinstance(zone.get(name), str):
+                zone[name] = parse_size(zone[name], f"proxy_cache.zones[{at}].{name}")
+
+
+def parse_time(text: str, key: str) -> float:
+    """Read a number of seconds, or one with ms, s, m, h or d."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise SettingsError(f"{key}: {text!r} is no time; write seconds, or a number with ms, s, m, h or d")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def parse_size(text: str, key: str) -> int:

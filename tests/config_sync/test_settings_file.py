@@ -25,6 +25,12 @@ def test_a_discovery_without_entries_is_enabled() -> None:
     assert Settings().discovery.dns is None
 
 
+def test_sizes_and_times_of_caches() -> None:
+    zone = {"name": "a", "memory_size": "1m", "disk_size": "2g", "disk_path": "/x"}
+    cache = read_settings({"proxy_cache": {"cache_ttl": "2m", "zones": [zone]}}, {}).proxy_cache
+    assert (cache.cache_ttl, cache.zones[0].memory_size, cache.zones[0].disk_size) == (120, 1 << 20, 2 << 30)
+
+
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("")
@@ -59,6 +65,14 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ({"real_ip_header": "proxy_protocol"}, "not available"),
         ({"trusted_addresses": ["10.0.0.0/8", "unix:"]}, "trusted_addresses[1]"),
         ({"max_post_args_readable_size": -1}, "max_post_args_readable_size"),
+        ({"proxy_cache": {"cache_ttl": "soon"}}, "proxy_cache.cache_ttl"),
+        ({"proxy_cache": {"cache_ttl": 0}}, "proxy_cache.cache_ttl"),
+        ({"proxy_cache": {"zones": [{"name": "a b"}]}}, "proxy_cache.zones[0].name"),
+        ({"proxy_cache": {"zones": [{"name": "a"}, {"name": "a"}]}}, "proxy_cache.zones[1].name"),
+        ({"proxy_cache": {"zones": [{"name": "a", "memory_size": "5x"}]}}, "proxy_cache.zones[0].memory_size"),
+        ({"proxy_cache": {"zones": [{"name": "a", "memory_size": 0}]}}, "proxy_cache.zones[0].memory_size"),
+        ({"proxy_cache": {"zones": [{"name": "a", "disk_path": "a"}]}}, "proxy_cache.zones[0]: disk_path"),
+        ({"proxy_cache": {"zones": [{"name": "a", "cache_levels": "3"}]}}, "proxy_cache.zones[0].cache_levels"),
         ({"pid": "${{NOWHERE}}"}, "pid: the environment has no NOWHERE"),
     ],
 )

@@ -1,0 +1,77 @@
+"""The zones of a worker, opened by the first plugin that uses one, and kept tidy."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from config_sync.errors import InvalidResource
+from worker.plugins.proxy_cache.zone import Zone
+
+if TYPE_CHECKING:
+    from config_sync.settings import CacheZone, Settings
+    from worker.plugins.services import PluginServices
+
+T = TypeVar("T")
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - memory that has a name; see Zone for who may use what is in it
+LOOK = 1.0  # seconds between two looks at whether there is too much
+SWEEP_EVERY = 30.0  # seconds
+
+_opened: "WeakKeyDictionary[PluginServices, dict[str, Zone]]" = WeakKeyDictionary()
+
+
+def open_zone(services: "PluginServices", name: str, is_in_memory: bool) -> Zone:
+    """Return a zone of the settings.
+
+    Raises:
+        InvalidResource: there is none of this name and kind, or it cannot be used.
+    """
+    zones = _opened.setdefault(services, {})
+    if name not in zones:
+        found = next((zone for zone in services.settings.proxy_cache.zones if zone.name == name), None)
+        if found is None:
+            raise InvalidResource("$.cache_zone", f"there is no zone {name} in the settings' proxy_cache.zones")
+        try:
+            zones[name] = _made(found, services.settings)
+        except OSError as error:
+            raise InvalidResource("$.cache_zone", f"zone {name} cannot be used: {error}") from error
+        services.spawn(_keep_tidy(zones[name], services.loop))
+    zone = zones[name]
+    if zone.is_in_memory != is_in_memory:
+        kind = "in memory" if zone.is_in_memory else "on disk"
+        raise InvalidResource("$.cache_zone", f"zone {name} is {kind}, and cache_strategy is not")
+    return zone
+
+
+def _made(zone: "CacheZone", settings: "Settings") -> Zone:
+    if zone.disk_path:
+        return Zone(settings.path(zone.disk_path), zone.disk_size, is_in_memory=False)
+    return Zone(memory_directory(settings, zone.name), zone.memory_size, is_in_memory=True)
+
+
+def memory_directory(settings: "Settings", name: str) -> Path:
+    """Return the directory of a zone in memory, which no other gateway has."""
+    runtime = os.path.abspath(settings.runtime_dir).encode()
+    digest = blake2b(runtime, digest_size=8).hexdigest()
+    if MEMORY.is_dir():
+        return MEMORY / f"propylon-cache-{os.geteuid()}-{digest}-{name}"
+    return settings.path(f"cache-{name}")
+
+
+async def _keep_tidy(zone: Zone, loop: asyncio.AbstractEventLoop) -> None:
+    due = 0.0
+    while True:
+        await asyncio.sleep(LOOK)
+        if zone.is_full or loop.time() >= due:
+            due = loop.time() + SWEEP_EVERY
+            await loop.run_in_executor(None, zone.sweep)
+
+
+def in_thread(services: "PluginServices", function: Callable[..., T], *arguments: Any) -> "asyncio.Future[T]":
+    """Do something that may wait for a disk."""
+    return services.loop.run_in_executor(None, partial(function, *arguments))
