@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from config_sync.errors import SettingsError
+from config_sync.settings_metrics import prometheus_settings
 
 
 class TlsSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -256,6 +257,27 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     def body_temp_path(self) -> Path:
         """Return the directory of the files that large request bodies are kept in."""
         return self.path(self.client_body_temp_path)
+
+    def metrics_address(self) -> Address | None:
+        """Return where metrics are served; None for nowhere."""
+        prometheus = prometheus_settings(self.plugin_attr)
+        if not prometheus.enable_export_server:
+            return None
+        host, port = prometheus.export_addr.ip, prometheus.export_addr.port
+        return parse_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    def api_addresses(self) -> list[Address]:
+        """Return the addresses that all workers serve from one socket: of the control interface, and of metrics."""
+        return [address for address in (self.control_address(), self.metrics_address()) if address is not None]
+
+    def is_optional(self, address: Address) -> bool:
+        """Tell whether an address that cannot be had is done without: the one for metrics that nobody has chosen."""
+        chosen = self.plugin_attr.get("prometheus") or {}
+        return address == self.metrics_address() and "export_addr" not in chosen
+
+    def key_of(self, address: Address) -> str:
+        """Return where in the settings an address stands that all workers serve from one socket."""
+        return "control.listen" if address == self.control_address() else "plugin_attr.prometheus.export_addr"
 
     def control_address(self) -> Address | None:
         """Return where the control interface listens; None for nowhere."""

@@ -5,6 +5,7 @@ from ipaddress import ip_network
 
 from config_sync.errors import SettingsError
 from config_sync.settings import Settings, parse_address, parse_server
+from config_sync.settings_metrics import KEY as METRICS
 
 DNS_RECORDS = ("last", "srv", "a", "aaaa", "cname")
 _ZONE_NAME = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -57,17 +58,29 @@ def check_settings(settings: Settings) -> None:
     require(settings.plugins.failure_window > 0, "plugins.failure_window: must be greater than 0 seconds")
     for at, key in enumerate(settings.data_encryption.keyring):
         require(len(key.encode()) in (16, 32), f"data_encryption.keyring[{at}]: must have 16 or 32 bytes")
+    _check_listening(settings)
+
+
+def _check_listening(settings: Settings) -> None:
     for at, text in enumerate(settings.listen):
         try:
             parse_address(text)
         except SettingsError as error:
             raise SettingsError(f"listen[{at}]: {error}") from error
-    require(len(set(settings.addresses())) == len(settings.listen), "listen: has the same address twice")
+    if len(set(settings.addresses())) < len(settings.listen):
+        raise SettingsError("listen: has the same address twice")
     try:
         control = settings.control_address()
     except SettingsError as error:
         raise SettingsError(f"control.listen: {error}") from error
-    require(control not in settings.addresses(), "control.listen: must not be an address of listen")
+    if control in settings.addresses():
+        raise SettingsError("control.listen: must not be an address of listen")
+    try:
+        metrics = settings.metrics_address()
+    except SettingsError as error:
+        raise SettingsError(f"{METRICS}.export_addr: {error}" if METRICS not in str(error) else str(error)) from error
+    if metrics is not None and metrics in [*settings.addresses(), control]:
+        raise SettingsError(f"{METRICS}.export_addr: must be an address of its own")
 
 
 def _check_cache(settings: Settings) -> None:

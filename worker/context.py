@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
+from config_sync.settings_metrics import prometheus_settings
 from config_sync.steps import Stepper
 from worker.consumers import Consumers
 from worker.discovery.enabled import open_discoveries
@@ -16,11 +17,14 @@ from worker.http.target import path_rules
 from worker.http.websocket import GOING_AWAY, SERVICE_RESTART
 from worker.janitor import Janitor
 from worker.observability.access_log import AccessLog
+from worker.observability.existence import Existence
+from worker.observability.metrics import Metrics
 from worker.plugins.host import PluginHost
 from worker.plugins.registry import Registry
 from worker.plugins.services import PluginServices
 from worker.routing.router import build_router
 from worker.shared_state.memory import SharedState
+from worker.shared_state.series import SharedSeries
 from worker.switcher import Switcher
 from worker.upkeep import Upkeep
 from worker.upstream.balancing import Balancing
@@ -71,6 +75,7 @@ class WorkerContext:
         "draining",
         "lingering",
         "loop",
+        "metrics",
         "now",
         "path_rules",
         "plugins",
@@ -97,12 +102,13 @@ class WorkerContext:
         checks: "CheckRegistry | None" = None,
         registry: Registry | None = None,
         state: SharedState | None = None,
+        series: SharedSeries | None = None,
         number: int = 0,
     ) -> None:
         """Prepare a worker; for ``seed`` and ``row`` see ``Balancing``, for ``checks`` ``Switcher``.
 
         Without a ``registry`` there are no plugins. They count in the row of ``state`` with a ``number``, and for
-        this worker alone if it is not given.
+        this worker alone if it is not given. What metrics count goes into ``series``, or, without, nowhere else.
         """
         self.settings = settings
         self.loop = loop
@@ -128,9 +134,18 @@ class WorkerContext:
         self.checks = checks
         self.builder = open_builder(settings, loop, self.pools, balancing, checks)
         self.switcher = Switcher(store, self.router, self.builder)
+        self.metrics = Metrics(prometheus_settings(settings.plugin_attr), Existence(store), series)
         self.plugins = open_plugins(
-            settings, loop, store, self.switcher, registry or Registry({}), state or own_state(number), number
+            settings,
+            loop,
+            store,
+            self.switcher,
+            registry or Registry({}),
+            state or own_state(number),
+            number,
+            self.metrics,
         )
+        store.subscribe(self.metrics.changed, self.metrics.stage)
         self.upkeep = Upkeep(
             self.router, lambda: self.switcher.routes, self.switcher.shadows, loop, settings.router.verify_interval
         )
@@ -154,6 +169,7 @@ class WorkerContext:
         self.builder.prepare()
         self._janitor.start()
         self.upkeep.start()
+        self.metrics.start(self.loop)
 
     def refresh_date(self) -> None:
         """Write the Date line anew, for the answers we make ourselves."""
@@ -233,6 +249,7 @@ class WorkerContext:
         self._janitor.stop()
         self.upkeep.stop()
         self.plugins.close()
+        self.metrics.close()
         self.builder.close()
         for tunnel in list(self.tunnels):
             tunnel.abort()
@@ -260,6 +277,7 @@ def open_plugins(
     registry: Registry,
     state: SharedState,
     number: int,
+    metrics: Metrics,
 ) -> PluginHost:
     """Make what knows which plugins apply."""
     consumers = Consumers(registry.credential)
@@ -272,6 +290,7 @@ def open_plugins(
         switcher.discard_cell,
         state.counters(number),
         state.notes,
+        metrics,
     )
     return PluginHost(store, switcher.router, registry, services, settings.plugins.on_failure == "bypass")
 

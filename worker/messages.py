@@ -111,7 +111,7 @@ class Request:
 class Response:
     """The head of an upstream's answer, ready to be passed on."""
 
-    __slots__ = ("content_length", "framing", "head", "keep_alive", "status")
+    __slots__ = ("content_length", "framing", "head", "keep_alive", "size", "status")
 
     def __init__(self, status: int, framing: Framing, content_length: int, head: bytes, keep_alive: bool) -> None:
         self.status = status
@@ -119,6 +119,7 @@ class Response:
         self.content_length = content_length  # with Framing.LENGTH
         self.head = head  # status line and end-to-end fields; no framing, no Connection, no empty line
         self.keep_alive = keep_alive  # whether the upstream connection may carry another request
+        self.size = 0  # of the head as clients get it, once somebody has measured it
 
     def __repr__(self) -> str:
         """Show status and framing."""

@@ -27,13 +27,17 @@ from config_sync.guard import Guard
 from config_sync.relay.election import Lock
 from config_sync.settings import Settings
 from worker.accepting import Acceptor
-from worker.api.control import ControlServer
+from worker.api.control import control_server
+from worker.api.metrics import metrics_server
 from worker.api.record import Publisher
+from worker.api.server import ApiServer
+from worker.api.turns import Turns
 from worker.context import WorkerContext
 from worker.http.http1_server import Http1Server
 from worker.life import Life, Turn, turned
 from worker.link import MasterLink
 from worker.observability.logs import ErrorLog
+from worker.observability.own_metrics import OwnMetrics
 from worker.observability.stacks import ignore_stack_dumps, register_stack_dumps
 from worker.orphan import LOOK, has_successor
 from worker.plugins.loading import import_built_in, load_registry
@@ -69,7 +73,8 @@ class WorkerBoot:
     slot: int
     generation: int
     sockets: list[socket.socket]  # listening, of its slot
-    api_sockets: list[socket.socket]  # listening, of all slots, for the control interface
+    api_sockets: list[socket.socket]  # listening, of all slots, for the control interface …
+    metrics_sockets: list[socket.socket]  # … and for scrapes
     control: socket.socket  # to the master
     entry: Entry
     minimum_revision: int  # not ready below it
@@ -170,6 +175,7 @@ class Worker:
             open_checks(settings, entry.board),
             registry,
             entry.board.state,
+            entry.board.series,
             entry.number,
         )
         self._vitals = Vitals(entry, context)
@@ -186,7 +192,12 @@ class Worker:
         )
         self._acceptor = Acceptor(loop, lambda: Http1Server(context), settings.backlog, boot.slot, boot.sockets)
         self._link = MasterLink(boot.control, loop, self)
-        self._api = ControlServer(context, self._store, entry)
+        turns = Turns(loop)
+        self._apis = {
+            "the control interface": (control_server(context, self._store, entry, turns), boot.api_sockets),
+            "metrics": (metrics_server(context, self._store, entry.board, turns), boot.metrics_sockets),
+        }
+        self._own_metrics = OwnMetrics(context, self._store, boot.slot)
         self._api_serves = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._drain_until = 0.0
@@ -213,7 +224,9 @@ class Worker:
                 self._monitor.stop()
             loop.run_until_complete(self._readiness.stop())
             self._acceptor.close()
-            self._api.close()
+            for api in self._servers():
+                api.close()
+            self._own_metrics.stop()
             self._context.close()
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
@@ -238,10 +251,14 @@ class Worker:
         if self._api_serves:
             return
         self._api_serves = True
-        try:
-            await self._api.listen(self._boot.api_sockets)
-        except OSError as error:
-            log.error("worker %d cannot serve the control interface: %s", self._boot.slot, error)
+        for what, (api, sockets) in self._apis.items():
+            try:
+                await api.listen(sockets)
+            except OSError as error:
+                log.error("worker %d cannot serve %s: %s", self._boot.slot, what, error)
+
+    def _servers(self) -> list[ApiServer]:
+        return [api for api, _ in self._apis.values()]
 
     async def _accept(self) -> None:
         try:
@@ -254,6 +271,7 @@ class Worker:
     async def _listen(self) -> None:
         boot = self._boot
         self._context.start()
+        self._own_metrics.start(self._loop)
         self._publisher.publish()  # what was loaded from disk has not been told by a provider
         if self._monitor is not None:
             self._monitor.start()
@@ -286,7 +304,8 @@ class Worker:
             self._readiness.resume()
             if self._monitor is not None:
                 self._monitor.resume()
-            self._api.resume()
+            for api in self._servers():
+                api.resume()
             self._context.undo_drain()
         self._acceptor.resume(lambda: self._link.send(Ready()))
 
@@ -316,7 +335,8 @@ class Worker:
         if self._monitor is not None:
             self._monitor.drain()
         self._acceptor.pause()  # after "reload" it may have to be resumed
-        self._api.drain()
+        for api in self._servers():
+            api.drain()
         self._drain_timer = self._loop.call_later(DRAIN_CHECK, self._check_drained, False)
 
     def hasten(self, seconds: float) -> None:
@@ -346,7 +366,7 @@ class Worker:
     # ending
 
     def _check_drained(self, was_idle: bool) -> None:
-        is_idle = self._context.is_idle() and self._api.is_idle()
+        is_idle = self._context.is_idle() and all(api.is_idle() for api in self._servers())
         if is_idle and was_idle:
             # Twice: the loop may have accepted a client that the context had not been told of yet.
             self._end()

@@ -15,6 +15,7 @@ from enum import IntEnum
 
 from worker.published import RECORD_BYTES, Published
 from worker.shared_state.memory import SharedState
+from worker.shared_state.series import SharedSeries
 from worker.upstream.health.table import HealthTable
 from worker.upstream.shared_loads import SharedLoads
 
@@ -121,7 +122,7 @@ class Entry:
 
 
 class Scoreboard:
-    """The entries of all workers, and what else they share: health and loads of upstreams, counters, notes."""
+    """The entries of all workers, and what else they share: health and loads of upstreams, counters, notes, metrics."""
 
     def __init__(self, entries: int = MAX_ENTRIES) -> None:
         self.health = HealthTable(entries)
@@ -132,6 +133,7 @@ class Scoreboard:
         self._master = self.record(entries, _MASTER_SEQUENCE)
         self.loads = SharedLoads()
         self.state = SharedState()
+        self.series = SharedSeries()
         self._free = list(reversed(range(entries)))
 
     # the master's part

@@ -140,6 +140,7 @@ class Gateway:
             "worker_processes": 2,
             "listen": [f"127.0.0.1:{self.port}"],
             "control": {"listen": f"127.0.0.1:{self.control_port}"},
+            "plugin_attr": {"prometheus": {"enable_export_server": False}},
             "runtime_dir": str(directory / "run"),
             "error_log": "error.log",
             "etcd": {"host": [etcd_url], "resync_delay": 0.2},

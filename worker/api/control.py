@@ -1,4 +1,4 @@
-"""The control interface: leads a request to its handler, and keeps the connections of one worker.
+"""The control interface: leads a request to its handler.
 
 There is no authentication: it listens on loopback by default. What can still reach it there is a browser, so a
 request is refused when its Host is a name that an attacker's DNS may have pointed here, or when it would change
@@ -6,21 +6,19 @@ something and comes from a page of another origin.
 """
 
 import logging
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from config_sync.cache import ConfigStore
-from worker.accepting import Acceptor
 from worker.api.config import ConfigHandlers
 from worker.api.explain import ExplainHandlers
 from worker.api.health import HealthHandlers
-from worker.api.http import ControlConnection
 from worker.api.messages import Answer, Outcome, Request, failure
 from worker.api.plugins import PluginHandlers
 from worker.api.processes import ProcessHandlers
+from worker.api.server import ApiServer
 from worker.api.sync import SyncHandlers
 from worker.api.turns import Turns
 from worker.scoreboard import Entry
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("propylon.control")
 
-MAX_CONNECTIONS = 64
 _READ = ("GET", "HEAD")
 
 
@@ -135,74 +132,16 @@ class ControlApi:
         return True
 
 
-class ControlServer:
-    """Serves the control interface of one worker; ``draining`` once it accepts nobody any more."""
-
-    def __init__(self, context: "WorkerContext", store: ConfigStore, entry: Entry) -> None:
-        settings, loop = context.settings, context.loop
-        self.draining = False
-        self.turns = Turns(loop)
-        self._loop = loop
-        self._backlog = settings.backlog
-        self._acceptor: Acceptor | None = None
-        self._connections: set[ControlConnection] = set()
-        self._api = ControlApi(
-            SyncHandlers(entry.board, loop.time),
-            ConfigHandlers(store, entry, settings.etcd.prefix),
-            ExplainHandlers(context, store, entry),
-            HealthHandlers(store, context.checks, settings.etcd.prefix),
-            ProcessHandlers(entry.board, settings.worker_heartbeat_timeout),
-            PluginHandlers(context.plugins, entry),
-            settings.control.listen.rpartition(":")[0],
-        )
-
-    async def listen(self, sockets: list[socket.socket]) -> None:
-        """Accept on these from now on; once.
-
-        Raises:
-            OSError: one of them cannot be listened on.
-        """
-        self._acceptor = Acceptor(self._loop, lambda: ControlConnection(self, self._loop), self._backlog, 0, sockets)
-        await self._acceptor.start()
-
-    def drain(self) -> None:
-        """Accept nobody any more; what is being answered is finished."""
-        self.draining = True
-        if self._acceptor is not None:
-            self._acceptor.pause()
-        for connection in list(self._connections):
-            connection.drain()
-
-    def resume(self) -> None:
-        """Accept again, after ``drain``."""
-        self.draining = False
-        if self._acceptor is not None:
-            self._acceptor.resume()
-
-    def is_idle(self) -> bool:
-        """Tell whether no client is left."""
-        return not self._connections
-
-    def close(self) -> None:
-        """Cut every connection, and give up the sockets."""
-        if self._acceptor is not None:
-            self._acceptor.close()
-        for connection in list(self._connections):
-            connection.abort()
-
-    # what connections need
-
-    def admit(self, connection: ControlConnection) -> bool:
-        """Count a connection in; False when there are ``MAX_CONNECTIONS`` already."""
-        if len(self._connections) >= MAX_CONNECTIONS:
-            return False
-        self._connections.add(connection)
-        return True
-
-    def dismiss(self, connection: ControlConnection) -> None:
-        """Count it out."""
-        self._connections.discard(connection)
-
-    def handle(self, request: Request) -> Outcome:
-        """Decide what to answer."""
-        return self._api.handle(request)
+def control_server(context: "WorkerContext", store: ConfigStore, entry: Entry, turns: Turns) -> ApiServer:
+    """Make what serves the control interface of one worker."""
+    settings, loop = context.settings, context.loop
+    api = ControlApi(
+        SyncHandlers(entry.board, loop.time),
+        ConfigHandlers(store, entry, settings.etcd.prefix),
+        ExplainHandlers(context, store, entry),
+        HealthHandlers(store, context.checks, settings.etcd.prefix),
+        ProcessHandlers(entry.board, settings.worker_heartbeat_timeout),
+        PluginHandlers(context.plugins, entry),
+        settings.control.listen.rpartition(":")[0],
+    )
+    return ApiServer(loop, settings.backlog, api.handle, turns)

@@ -161,7 +161,9 @@ class FilteredAnswer:
         sent = Response(head.status, framing, length, lines, response.keep_alive)
         request = exchange.request
         assert request is not None  # noqa: S101 - an upstream has answered it
-        exchange.downstream.start_response(exchange, sent, response_head(sent, request, keep_alive=True))
+        wire = response_head(sent, request, keep_alive=True)
+        exchange.run.head_bytes = len(wire)  # type: ignore[union-attr]  # plugins filter it
+        exchange.downstream.start_response(exchange, sent, wire)
 
     def _send(self, data: bytes) -> None:
         downstream = self._exchange.downstream

@@ -125,6 +125,7 @@ async def serve_with_plugins(
         return
     if route is None:
         raise RouteNotFound("no route matches")
+    run.sent_at = context.time()
     try:
         await forward(context, exchange, received(exchange), route)
     except BodyNeeded as needed:  # the choice of a peer depends on it; what has run must not run again
@@ -395,6 +396,8 @@ def send(
         return send_later(exchange, made)
     head, body = made
     exchange.bytes_sent = len(body)
+    if exchange.run is not None:
+        exchange.run.head_bytes = len(head)
     downstream.write(head + body)
     return None
 

@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 class PluginRun:
     """Kept by an exchange to which plugins apply; None where there are none."""
 
-    __slots__ = ("answer", "body", "chain", "client", "consumer", "data", "filtered", "head", "upstream")
+    __slots__ = (
+        "answer",
+        "body",
+        "chain",
+        "client",
+        "consumer",
+        "data",
+        "filtered",
+        "head",
+        "head_bytes",
+        "sent_at",
+        "upstream",
+    )
 
     def __init__(self, chain: "Chain") -> None:
         self.chain = chain  # what applies; another one once a consumer with plugins is attached
@@ -22,6 +34,8 @@ class PluginRun:
         self.consumer: AttachedConsumer | None = None
         self.upstream: UpstreamCell | None = None  # instead of the route's
         self.answer: Answer | None = None  # what a plugin has answered
+        self.sent_at = 0.0  # when it has turned to peers, in seconds of the loop's clock
+        self.head_bytes = 0  # of the answer's head as sent; 0: that of the upstream's answer, unchanged
         self.head: ResponseHead | None = None  # of the answer, once it goes through the header filters
         self.body: BodyFilters | None = None
         self.data: dict[Any, Any] | None = None  # what plugins keep of this exchange; keys are the plugins themselves

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
+from worker.observability.metrics import Metrics
 from worker.plugins.http_client import HttpClient
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class PluginServices:
         give_back: "Callable[[UpstreamCell], None]",
         counters: "SharedCounters",
         notes: "SharedNotes",
+        metrics: Metrics,
     ) -> None:
         """Take what is offered.
 
@@ -44,6 +46,7 @@ class PluginServices:
         self.give_back = give_back
         self.counters = counters
         self.notes = notes
+        self.metrics = metrics
         self.http = HttpClient(loop, settings.ssl.ssl_trusted_certificate)
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -1,7 +1,7 @@
 """Listening sockets: one for every worker slot and address, shared by SO_REUSEPORT, owned by the master.
 
-The control address has one socket, of which every slot has a copy: another gateway must not listen there, too, and when
-a worker hangs, the others answer in its place.
+The addresses of the control interface and of metrics have one socket each, of which every slot has a copy: another
+gateway must not listen there, too, and when a worker hangs, the others answer in its place.
 """
 
 import logging
@@ -73,8 +73,8 @@ def find_listener(slots: Iterable[Listeners], address: Address) -> socket.socket
     return next((sock for listeners in slots for found, sock in listeners if found == address), None)
 
 
-def open_control(address: Address, present: Iterable[Listeners], backlog: int) -> socket.socket:
-    """Return a copy of the socket of the control address, or the first one.
+def open_api(address: Address, present: Iterable[Listeners], backlog: int) -> socket.socket:
+    """Return a copy of the socket of an address that all slots share, or the first one.
 
     Raises:
         SettingsError: it cannot be had.
@@ -82,10 +82,7 @@ def open_control(address: Address, present: Iterable[Listeners], backlog: int) -
     shared = find_listener(present, address)
     if shared is not None:
         return shared.dup()
-    try:
-        sock = bind_listener(address, is_shared=False)
-    except SettingsError as error:
-        raise SettingsError(f'control.{error}; choose another, or "" for none') from error
+    sock = bind_listener(address, is_shared=False)
     sock.listen(backlog)
     return sock
 

@@ -34,6 +34,8 @@ class MasterRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     heartbeat_ns: int = 0
     rss: int = 0
     reload: ReloadOutcome | None = None
+    reloads: int = 0  # that went well …
+    failed_reloads: int = 0  # … and the others
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -57,9 +59,11 @@ class RecordPublisher:
         self._version = version
         self._born_ns = time.monotonic_ns()
         self._reload: ReloadOutcome | None = None
+        self._reloads = {True: 0, False: 0}  # by whether they went well
 
     def reloaded(self, ok: bool, reason: str, generation: int) -> None:
         """Note how a reload has ended; told with the next record."""
+        self._reloads[ok] += 1
         self._reload = ReloadOutcome(ok, reason[:MAX_REASON_CHARS], generation, time.monotonic_ns())
 
     def publish(self, phase: str, generation: int) -> None:
@@ -75,6 +79,8 @@ class RecordPublisher:
                     time.monotonic_ns(),
                     resident_memory(),
                     self._reload,
+                    self._reloads[True],
+                    self._reloads[False],
                 )
             )
         )

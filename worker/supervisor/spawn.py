@@ -30,9 +30,10 @@ def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, min
     """Be a worker: import what serves requests, and run it."""
     from worker.process import WorkerBoot, run_worker
 
-    control = settings.control_address()
-    sockets = [sock for address, sock in listeners if address != control]
-    api_sockets = [sock for address, sock in listeners if address == control]
+    own = settings.api_addresses()
+    sockets = [sock for address, sock in listeners if address not in own]
+    api_sockets = [sock for address, sock in listeners if address == settings.control_address()]
+    metrics_sockets = [sock for address, sock in listeners if address == settings.metrics_address()]
     return run_worker(
         WorkerBoot(
             settings,
@@ -40,6 +41,7 @@ def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, min
             child.generation,
             sockets,
             api_sockets,
+            metrics_sockets,
             child.control,
             child.entry,
             minimum_revision,

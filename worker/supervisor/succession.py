@@ -67,8 +67,8 @@ class Succession:
         settings = workers.settings
         inherited = self._inheritance.sockets()
         self.reporter.keeps(inherited)
-        control, count = settings.control_address(), settings.worker_count()
-        given, unwanted = allot(inherited, [*settings.addresses(), *([control] if control else [])], count)
+        count = settings.worker_count()
+        given, unwanted = allot(inherited, [*settings.addresses(), *settings.api_addresses()], count)
         for address, sock in unwanted:
             log.warning("a socket for %s:%d, which we were given, is closed: nothing in listen names it", *address)
             sock.close()

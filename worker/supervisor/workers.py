@@ -16,7 +16,7 @@ from worker.supervisor.child import Child, Slot
 from worker.supervisor.fdstore import Place
 from worker.supervisor.limits import SPREAD
 from worker.supervisor.listener_groups import LetAddressGo, LetSlotGo, ListenerGroups, SlotClosed
-from worker.supervisor.listeners import Listeners, bind_missing, close_listeners, open_control
+from worker.supervisor.listeners import Listeners, bind_missing, close_listeners, open_api
 from worker.supervisor.messages import (
     Adopt,
     Release,
@@ -78,14 +78,14 @@ class Workers:
                 opened.append((slot, bind_missing(slot.listeners, settings.addresses(), siblings)))
             for slot, listeners in opened:
                 self._listen(slot, listeners, settings.backlog)
-            controls = self._open_control(settings, slots)
+            apis = self._open_apis(settings, slots)
         except SettingsError:
             for slot, listeners in opened:
                 for address, _ in listeners:
                     self.groups.remove(slot.number, address)
                 close_listeners(listeners)
             raise
-        for slot, listeners in (*opened, *controls):
+        for slot, listeners in (*opened, *apis):
             slot.listeners += listeners
         self.slots += added
         for slot in added:
@@ -98,25 +98,32 @@ class Workers:
             names = ", ".join(str(address) for address, _ in listeners)
             raise SettingsError(f"listen: cannot listen on {names}: {error.strerror}") from error
 
-    def _open_control(self, settings: Settings, slots: list[Slot]) -> list[tuple[Slot, Listeners]]:
-        """Give each of these slots a copy of the control socket, if it has none."""
-        control = settings.control_address()
-        if control is None:
-            return []
-        lacking = [slot for slot in slots if all(address != control for address, _ in slot.listeners)]
+    def _open_apis(self, settings: Settings, slots: list[Slot]) -> list[tuple[Slot, Listeners]]:
+        """Give each of these slots copies of the sockets that all share, as far as it has none."""
         given: list[tuple[Slot, Listeners]] = []
-        for slot in lacking:
-            present = [each.listeners for each in self.slots] + [listeners for _, listeners in given]
-            given.append((slot, [(control, open_control(control, present, settings.backlog))]))
+        for address in settings.api_addresses():
+            lacking = [slot for slot in slots if all(found != address for found, _ in slot.listeners)]
+            for slot in lacking:
+                present = [each.listeners for each in self.slots] + [listeners for _, listeners in given]
+                try:
+                    given.append((slot, [(address, open_api(address, present, settings.backlog))]))
+                except SettingsError as error:
+                    if settings.is_optional(address):
+                        log.warning("metrics are not served: %s", error)
+                        break
+                    for _, listeners in given:
+                        close_listeners(listeners)
+                    reason = str(error).removeprefix("listen: ")
+                    raise SettingsError(f"{settings.key_of(address)}: {reason}; choose another, or none") from error
         return given
 
     def begin_with(self, listeners: Sequence[Listeners], settings: Settings, count: int) -> None:
         """Take the sockets that the master was born with, by slots; those beyond ``count`` are adopted."""
         slots = [Slot(number, each) for number, each in enumerate(listeners)]
         self.slots, self.given_up = slots[:count], slots[count:]
-        control = settings.control_address()
+        own = settings.api_addresses()
         for slot in slots:
-            shared = [listener for listener in slot.listeners if listener[0] != control]
+            shared = [listener for listener in slot.listeners if listener[0] not in own]
             self.groups.add(slot.number, shared, settings.backlog, is_open=True)
 
     def places(self) -> list[Place]:
@@ -128,7 +135,7 @@ class Workers:
     def close_unused(self) -> None:
         """Give up the addresses that the settings in force do not have."""
         now = time.monotonic()
-        wanted = {*self.settings.addresses(), self.settings.control_address()}
+        wanted = {*self.settings.addresses(), *self.settings.api_addresses()}
         for slot in (*self.slots, *self.given_up):
             for address, sock in [listener for listener in slot.listeners if listener[0] not in wanted]:
                 slot.listeners.remove((address, sock))
@@ -175,7 +182,9 @@ class Workers:
                 self._let_slot_go(by_number[event.slot])
             elif isinstance(event, SlotClosed):
                 slot = by_number[event.slot]
-                close_listeners(slot.listeners)  # the groups have closed theirs; a copy of the control socket is left
+                close_listeners(
+                    slot.listeners
+                )  # the groups have closed theirs; copies of sockets that all share are left
                 slot.listeners.clear()
                 self._forget_if_empty(slot)
 
@@ -220,9 +229,9 @@ class Workers:
         entry = self.scoreboard.allocate(slot.number, generation, settings.store_identity())
         alike = [child.entry for child in self.everyone() if child.entry.store == entry.store]
         minimum = max((other.revision for other in alike), default=self.revision_before(entry.store))
-        control = settings.control_address()
+        own = settings.api_addresses()
         # Addresses that are going to be given up, too, until they are: somebody has to accept what waits there.
-        mine = [listener for listener in slot.listeners if listener[0] in self.groups or listener[0] == control]
+        mine = [listener for listener in slot.listeners if listener[0] in self.groups or listener[0] in own]
         try:
             child = self.templates.fork(entry, settings, mine, minimum) or fork_worker(
                 entry, settings, mine, minimum, lambda: self.sockets_but(mine), self._worker_main

@@ -121,7 +121,8 @@ def test_filters(filters: list[dict[str, str]], body: bytes, coding: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("body", "coding"), [(b"hello", "zstd"), (b"hello", "gzip"), (b"hello", "br"), (gzip.compress(b"o" * 2000, mtime=0), "gzip")]
+    ("body", "coding"),
+    [(b"hello", "zstd"), (b"hello", "gzip"), (b"hello", "br"), (gzip.compress(b"o" * 2000, mtime=0), "gzip")],
 )
 def test_what_cannot_be_decoded_stays_as_it_is(body: bytes, coding: str) -> None:
     config = {"filters": [{"regex": "o", "replace": "0"}], "max_resp_body_size": 1000}
