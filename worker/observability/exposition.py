@@ -47,14 +47,13 @@ class Exposition:
     def _gather(self, found: Found) -> Iterator[bytes]:
         metrics, now = self._metrics, time.monotonic()
         until = self._clock() + PORTION_SECONDS
-        for portion in metrics.read():
-            for known in portion:
-                family = metrics.families.get(known.kind)
-                if family is not None and not metrics.is_over(family, known, now):
-                    _add(found.setdefault(known.kind, {}), known.labels, known.stored.cells[: family.size])
-                if self._clock() >= until:
-                    yield b""
-                    until = self._clock() + PORTION_SECONDS
+        for known in metrics.read():
+            family = metrics.families.get(known.kind) if known is not None else None
+            if family is not None and known is not None and not metrics.is_over(family, known, now):
+                _add(found.setdefault(known.kind, {}), known.labels, known.stored.cells[: family.size])
+            if self._clock() >= until:
+                yield b""
+                until = self._clock() + PORTION_SECONDS
 
     def _texts(self, found: Found) -> Iterator[str]:
         families: list[Family] = sorted(self._metrics.families.values(), key=lambda family: family.name)

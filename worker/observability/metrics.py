@@ -6,8 +6,8 @@ Who counts asks once for the cells of a set of labels, and adds to them; once a 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -22,12 +22,13 @@ from worker.shared_state.series import MAX_KEY_BYTES, Place, SharedSeries, Store
 log = logging.getLogger("propylon.metrics")
 
 FLUSH = 1.0  # seconds
-PORTION = 60  # series added, or places looked at, in one step: about 0.3 ms
+STEP = 0.0003  # seconds that one step of this work takes, about
 PRUNE = 10.0  # seconds between two looks for places that are to be given back, after a change …
 PRUNE_IDLE = 60.0  # … and without one
 FOREIGN_TIME = 300  # seconds after which a series that nobody can read any more loses its place
 
 F = TypeVar("F", bound=Family)
+T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[str, Origin, tuple[str, ...]]).decode
@@ -169,16 +170,12 @@ class Metrics:
             self._has_changed = False
             self._prune_at = min(self._prune_at, now + PRUNE) if self._prune_at else now + PRUNE
             yield from self._forgetting()
-        table, waiting = self.table, list(self._series.values())
-        for at in range(0, len(waiting), PORTION):
-            portion = [series for series in waiting[at : at + PORTION] if any(series.cells)]
-            if not portion:
-                continue
+        table, waiting = self.table, deque(self._series.values())
+        while waiting:
             if not table.acquire():
                 return  # what is left comes with the next flush
             try:
-                for series in portion:
-                    self._add(table, series)
+                self._add_some(table, waiting)
             finally:
                 table.release()
             yield
@@ -187,6 +184,13 @@ class Metrics:
         elif now >= self._prune_at:
             self._prune_at = now + PRUNE_IDLE
             yield from self._pruning(now)
+
+    def _add_some(self, table: SharedSeries, waiting: deque[Series]) -> None:
+        until = time.perf_counter() + STEP
+        while waiting and time.perf_counter() < until:
+            series = waiting.popleft()
+            if any(series.cells):
+                self._add(table, series)
 
     def _add(self, table: SharedSeries, series: Series) -> None:
         place = series.place
@@ -208,25 +212,25 @@ class Metrics:
         """Forget the series that belong to nothing that is there."""
         for cache in self.caches:
             cache.clear()
-        keys = list(self._series)
-        for at in range(0, len(keys), PORTION):
-            for key in keys[at : at + PORTION]:
-                if not self.existence.holds(self._series[key].origin):
-                    del self._series[key]
-            yield
+        for key in in_steps(list(self._series)):
+            if key is None:
+                yield
+            elif not self.existence.holds(self._series[key].origin):
+                del self._series[key]
 
     def _pruning(self, now: float) -> Iterator[None]:
         """Give back the places of series that nobody is to see any more."""
         table = self.table
-        for portion in _portions(range(table.places), 4 * PORTION):
-            gone = [stored for number in portion if (stored := table.read(number)) and self._is_gone(stored, now)]
-            if gone:
+        for number in in_steps(range(table.places)):
+            if number is None:
+                yield
+                continue
+            stored = table.read(number)
+            if stored is not None and self._is_gone(stored, now):
                 if not table.acquire():
                     return
-                for stored in gone:
-                    table.free(stored.place)
+                table.free(stored.place)
                 table.release()
-            yield
 
     def _is_gone(self, stored: Stored, now: float) -> bool:
         known = read_series(stored)
@@ -242,12 +246,12 @@ class Metrics:
         has_expired = 0 < family.expires < now - known.stored.touched
         return has_expired or not self.existence.holds(known.origin)
 
-    def read(self) -> Iterator[list[Known]]:
-        """Read the table, in portions that are short enough for one step."""
+    def read(self) -> Iterator[Known | None]:
+        """Read the table; None at places that are not in use."""
         table = self.table
-        for portion in _portions(range(table.places), 2 * PORTION):
-            found = (read_series(stored) for number in portion if (stored := table.read(number)))
-            yield [known for known in found if known is not None]
+        for number in range(table.places):
+            stored = table.read(number)
+            yield read_series(stored) if stored is not None else None
 
 
 class _Staging:
@@ -280,7 +284,11 @@ def read_series(stored: Stored) -> Known | None:
         return None
 
 
-def _portions(numbers: Iterable[int], size: int) -> Iterator[list[int]]:
-    rest = iter(numbers)
-    while portion := list(islice(rest, size)):
-        yield portion
+def in_steps(items: Iterable[T]) -> Iterator[T | None]:
+    """Walk items, with None between them whenever it is time for a pause."""
+    until = time.perf_counter() + STEP
+    for item in items:
+        yield item
+        if time.perf_counter() >= until:
+            yield None
+            until = time.perf_counter() + STEP

@@ -1,6 +1,6 @@
 """SharedSeries: numbers by key that all workers add to, and that outlive each of them: what metrics are made of.
 
-    header │ places: version, digest of the key, its length, when it was added to, cells, key
+    header │ digests of keys, 0: none │ places: version, length of the key, when it was added to, cells, key
 
 Adding is rare (once a second for each worker) and is done under one lock, for which nobody waits: who does not get it
 keeps what he has, and comes again. Reading needs no lock; a number may be of the moment before another one.
@@ -12,7 +12,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ PLACES = 16_384
 CELLS = 80  # numbers of a place
 WINDOW = 64  # places in which a key may be
 RING = 1_024  # revisions whose first appearance is remembered
-_VERSION, _DIGEST, _LENGTH, _TOUCHED, _CELLS_AT = range(5)
+_VERSION, _LENGTH, _TOUCHED, _CELLS_AT = range(4)
 _PLACE_BYTES = 1_536
 _PLACE_WORDS = _PLACE_BYTES // 8
 _KEY_AT = (_CELLS_AT + CELLS) * 8
@@ -30,7 +30,7 @@ MAX_KEY_BYTES = _PLACE_BYTES - _KEY_AT
 _HEADER_WORDS = 512
 _USED, _REFUSED = 0, 1
 _RING_AT = _HEADER_WORDS
-_PLACES_AT = _RING_AT + 2 * RING
+_DIGESTS_AT = _RING_AT + 2 * RING
 _LOCK = 0
 _CELLS = struct.Struct(f"={CELLS}q")
 
@@ -56,7 +56,8 @@ class SharedSeries:
 
     def __init__(self, places: int = PLACES, clock: Callable[[], float] = time.monotonic) -> None:
         """Map it; pages that nobody has written to cost nothing."""
-        size = (_PLACES_AT + places * _PLACE_WORDS) * 8
+        self._places_at = _DIGESTS_AT + places
+        size = (self._places_at + places * _PLACE_WORDS) * 8
         fd = os.memfd_create("propylon-series")
         os.ftruncate(fd, size)
         self.places = places
@@ -102,11 +103,12 @@ class SharedSeries:
     def find(self, key: bytes) -> Place | None:
         """Return the place of a key; None when it has none."""
         digest = _digest(key)
-        for number in self._window(digest):
-            at = self._at(number)
-            version, found = self._words[at : at + 2]
-            if version & 1 and found == digest and self._key(at) == key:
-                return Place(number, version)
+        start, digests = self._window(digest)
+        if digest not in digests:
+            return None
+        for number, found in enumerate(digests, start):
+            if found == digest and self._key(self._at(number)) == key:
+                return Place(number, self._words[self._at(number)])
         return None
 
     def claim(self, key: bytes, limit: int) -> Place | None:
@@ -118,16 +120,17 @@ class SharedSeries:
         if len(key) > MAX_KEY_BYTES:
             raise ValueError(f"a key of {len(key)} bytes; {MAX_KEY_BYTES} is the limit")
         words, digest = self._words, _digest(key)
-        number = next((each for each in self._window(digest) if not words[self._at(each)] & 1), None)
-        if number is None or words[_USED] >= limit:
+        start, digests = self._window(digest)
+        if 0 not in digests or words[_USED] >= limit:
             words[_REFUSED] += 1
             return None
+        number = start + digests.index(0)
         at = self._at(number)
         self._memory[(at + _CELLS_AT) * 8 : (at + _CELLS_AT + CELLS) * 8] = bytes(CELLS * 8)
         self._memory[at * 8 + _KEY_AT : at * 8 + _KEY_AT + len(key)] = key
-        words[at + _DIGEST], words[at + _LENGTH] = digest, len(key)
-        words[at + _TOUCHED] = int(self._clock())
+        words[at + _LENGTH], words[at + _TOUCHED] = len(key), int(self._clock())
         words[at] += 1
+        words[_DIGESTS_AT + number] = digest
         words[_USED] += 1
         return Place(number, words[at])
 
@@ -144,6 +147,7 @@ class SharedSeries:
         """Give a place back; nothing happens when it has another key by now."""
         at = self._at(place.number)
         if self._words[at] == place.version:
+            self._words[_DIGESTS_AT + place.number] = 0
             self._words[at] += 1
             self._words[_USED] -= 1
 
@@ -172,16 +176,18 @@ class SharedSeries:
         return 0.0
 
     def _at(self, number: int) -> int:
-        return _PLACES_AT + number * _PLACE_WORDS
+        return self._places_at + number * _PLACE_WORDS
 
     def _key(self, at: int) -> bytes:
         start = at * 8 + _KEY_AT
         return bytes(self._memory[start : start + self._words[at + _LENGTH]])
 
-    def _window(self, digest: int) -> Sequence[int]:
-        start = digest % self.places
-        return [number % self.places for number in range(start, start + min(WINDOW, self.places))]
+    def _window(self, digest: int) -> tuple[int, list[int]]:
+        """Return the first place in which a key may be, and the digests in all of them."""
+        size = min(WINDOW, self.places)
+        start = digest % (self.places - size + 1)
+        return start, self._words[_DIGESTS_AT + start : _DIGESTS_AT + start + size].tolist()
 
 
 def _digest(key: bytes) -> int:
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True) | 1
