@@ -240,7 +240,8 @@ class WorkerContext:
         return not self.downstream_connections
 
     def reopen_logs(self) -> None:
-        """Open the access log anew, after it was moved away."""
+        """Open the access log, and those of plugins, anew, after they were moved away."""
+        self.plugins.services.reopen()
         if self.access_log is not None:
             self.access_log.reopen()
 

@@ -55,6 +55,7 @@ log = logging.getLogger("propylon.worker")
 EXIT_SETTINGS = 78  # EX_CONFIG: starting again with the same settings is of no use
 HEARTBEAT = 1.0  # seconds
 DRAIN_CHECK = 0.05  # seconds
+FLUSH_TIME = 3.0  # seconds at the end for what plugins still have to send
 HEALTH_LOCK = "health-{}.lock"  # of a master, whose workers share a table
 STATES = {
     Life.STARTING: WorkerState.STARTING,
@@ -197,6 +198,8 @@ class Worker:
             "the control interface": (control_server(context, self._store, entry, turns), boot.api_sockets),
             "metrics": (metrics_server(context, self._store, entry.board, turns), boot.metrics_sockets),
         }
+        board = entry.board
+        context.metrics.existence.is_living = lambda pid: any(other.pid == pid for other in board.living())
         self._own_metrics = OwnMetrics(context, self._store, boot.slot)
         self._api_serves = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -226,6 +229,7 @@ class Worker:
             self._acceptor.close()
             for api in self._servers():
                 api.close()
+            loop.run_until_complete(self._context.plugins.services.flush(FLUSH_TIME))
             self._own_metrics.stop()
             self._context.close()
             loop.run_until_complete(loop.shutdown_default_executor())

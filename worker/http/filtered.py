@@ -162,7 +162,7 @@ class FilteredAnswer:
         request = exchange.request
         assert request is not None  # noqa: S101 - an upstream has answered it
         wire = response_head(sent, request, keep_alive=True)
-        exchange.run.head_bytes = len(wire)  # type: ignore[union-attr]  # plugins filter it
+        exchange.run.sent_head = wire  # type: ignore[union-attr]  # plugins filter it
         exchange.downstream.start_response(exchange, sent, wire)
 
     def _send(self, data: bytes) -> None:

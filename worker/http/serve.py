@@ -397,7 +397,7 @@ def send(
     head, body = made
     exchange.bytes_sent = len(body)
     if exchange.run is not None:
-        exchange.run.head_bytes = len(head)
+        exchange.run.sent_head = head
     downstream.write(head + body)
     return None
 

@@ -35,7 +35,7 @@ class Existence:
 
     def __init__(self, store: ConfigStore, is_living: Callable[[int], bool] = lambda _: True) -> None:
         self._store = store
-        self._is_living = is_living
+        self.is_living = is_living
         self._nodes: dict[str, _Nodes] = {}
 
     def holds(self, origin: Origin) -> bool:
@@ -45,7 +45,7 @@ class Existence:
             (not origin.route or origin.route in caches["routes"].items)
             and (not origin.service or origin.service in caches["services"].items)
             and (not origin.consumer or origin.consumer in caches["consumers"].items)
-            and (not origin.pid or self._is_living(origin.pid))
+            and (not origin.pid or self.is_living(origin.pid))
             and (not origin.host or not origin.route or self._leads_to(origin.route, origin.host))
         )
 

@@ -77,6 +77,7 @@ class Plugin(Generic[C]):
     Consumer: ClassVar[type[msgspec.Struct] | None] = None
     credential: ClassVar[str] = ""
     comes_last: ClassVar[bool] = False  # it sees answers as all others have left them, whatever its priority
+    unused: frozenset[str] = frozenset()  # hooks that are not needed, as an object is configured
     prefers_route: ClassVar[bool] = False  # its use in a global rule gives way to one on the route
     fails_closed: ClassVar[bool] = False  # it keeps somebody out: where it fails or cannot run, nobody gets through
 

@@ -251,7 +251,7 @@ def _checked(answer: object) -> Answer | None:
 
 
 def _overrides(plugin: Plugin[Any], hook: str) -> bool:
-    return getattr(type(plugin), hook) is not getattr(Plugin, hook)
+    return hook not in plugin.unused and getattr(type(plugin), hook) is not getattr(Plugin, hook)
 
 
 def _applies(use: Use) -> Condition:

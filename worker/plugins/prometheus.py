@@ -120,8 +120,8 @@ class Prometheus(Plugin[PrometheusConfig]):
             if body is not None or request.content_length:
                 count[1] += len(body) if body is not None else request.content_length
             connection = exchange.connection
-            if run.head_bytes or connection is None or connection.response is None:
-                count[2] += exchange.bytes_sent + run.head_bytes
+            if run.sent_head or connection is None or connection.response is None:
+                count[2] += exchange.bytes_sent + len(run.sent_head)
             else:
                 response = connection.response
                 count[2] += exchange.bytes_sent + (response.size or measured(response))

@@ -23,8 +23,8 @@ class PluginRun:
         "data",
         "filtered",
         "head",
-        "head_bytes",
         "sent_at",
+        "sent_head",
         "upstream",
     )
 
@@ -35,7 +35,7 @@ class PluginRun:
         self.upstream: UpstreamCell | None = None  # instead of the route's
         self.answer: Answer | None = None  # what a plugin has answered
         self.sent_at = 0.0  # when it has turned to peers, in seconds of the loop's clock
-        self.head_bytes = 0  # of the answer's head as sent; 0: that of the upstream's answer, unchanged
+        self.sent_head = b""  # of the answer; empty: that of the upstream's answer, unchanged
         self.head: ResponseHead | None = None  # of the answer, once it goes through the header filters
         self.body: BodyFilters | None = None
         self.data: dict[Any, Any] | None = None  # what plugins keep of this exchange; keys are the plugins themselves

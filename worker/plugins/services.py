@@ -1,9 +1,10 @@
 """PluginServices: what plugins may use of their worker."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.observability.metrics import Metrics
 from worker.plugins.http_client import HttpClient
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from worker.upstream.peer import UpstreamCell
 
 log = logging.getLogger("propylon.plugins")
+
+
+class Sender(Protocol):
+    """Something that sends later what it is given."""
+
+    async def flush(self) -> None:
+        """Send what waits; returns when that is done, or given up."""
 
 
 class PluginServices:
@@ -48,6 +56,8 @@ class PluginServices:
         self.notes = notes
         self.metrics = metrics
         self.http = HttpClient(loop, settings.ssl.ssl_trusted_certificate)
+        self.senders: set[Sender] = set()  # what has something to send that must not be lost when the worker ends
+        self.on_reopen: list[Callable[[], None]] = []  # called when log files are to be opened anew
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attribute(self, plugin: str) -> Mapping[str, Any]:
@@ -61,6 +71,19 @@ class PluginServices:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    async def flush(self, within: float) -> None:
+        """Let everything be sent that waits; what cannot be within so many seconds is given up."""
+        flushes = [sender.flush() for sender in list(self.senders)]
+        if flushes:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await asyncio.gather(*flushes, return_exceptions=True)
+
+    def reopen(self) -> None:
+        """Open log files anew, after they were moved away."""
+        for call in list(self.on_reopen):
+            call()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
