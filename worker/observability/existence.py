@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from config_sync.cache import ConfigStore
 
-MOST_KNOWN = 20_000  # routes whose nodes are remembered
+MOST_KNOWN = 20_000  # routes whose nodes, and records whose names, are remembered
 _CHOOSERS = frozenset(("traffic-split", "workflow"))  # plugins that lead a route's requests elsewhere
 
 
@@ -37,6 +37,7 @@ class Existence:
         self._store = store
         self.is_living = is_living
         self._nodes: dict[str, _Nodes] = {}
+        self._names: dict[tuple[str, str], tuple[int, str]] = {}  # with the revision they are of
 
     def holds(self, origin: Origin) -> bool:
         """Tell whether all that a series belongs to is there."""
@@ -51,7 +52,15 @@ class Existence:
 
     def name(self, directory: str, id_: str) -> str:
         """Return the name of a record; its id when it has none."""
-        return getattr(self._store.value(directory, id_), "name", None) or id_
+        place = directory, id_
+        known = self._names.get(place)
+        revision = self._revision(place)
+        if known is None or known[0] != revision:
+            if len(self._names) >= MOST_KNOWN:
+                self._names.clear()
+            name = getattr(self._store.value(directory, id_), "name", None) or id_
+            known = self._names[place] = revision, name
+        return known[1]
 
     def _leads_to(self, route: str, host: str) -> bool:
         known = self._nodes.get(route)

@@ -48,17 +48,26 @@ class Scope:
 
     ``key`` is the record the configuration was written in, below the prefix; ``fingerprint`` the CRC-32 of the
     configuration: both belong in the name of a counter (plugins.md section 5). ``metadata`` is an instance of the
-    plugin's ``Metadata``.
+    plugin's ``Metadata``, of defaults when nothing is written there (``has_metadata``).
     """
 
-    __slots__ = ("fingerprint", "key", "metadata", "plugin", "services")
+    __slots__ = ("fingerprint", "has_metadata", "key", "metadata", "plugin", "services")
 
-    def __init__(self, plugin: str, key: str, fingerprint: str, metadata: Any, services: "PluginServices") -> None:
+    def __init__(
+        self,
+        plugin: str,
+        key: str,
+        fingerprint: str,
+        metadata: Any,
+        services: "PluginServices",
+        has_metadata: bool = False,
+    ) -> None:
         self.plugin = plugin
         self.key = key
         self.fingerprint = fingerprint
         self.metadata = metadata
         self.services = services
+        self.has_metadata = has_metadata
 
 
 class Plugin(Generic[C]):

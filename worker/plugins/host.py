@@ -45,7 +45,7 @@ class _Made:
 
     __slots__ = ("config", "metadata", "plugin")
 
-    def __init__(self, config: Mapping[str, Any], metadata: Mapping[str, Any], plugin: Plugin[Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], metadata: Mapping[str, Any] | None, plugin: Plugin[Any]) -> None:
         self.config = config
         self.metadata = metadata
         self.plugin = plugin
@@ -212,7 +212,7 @@ class PluginHost:
         return self._listed is None or name in self._listed
 
     def _plugin(self, registered: Registered, config: Mapping[str, Any], key: str) -> Plugin[Any]:
-        metadata = self._metadata.get(registered.name, {})
+        metadata = self._metadata.get(registered.name)
         of_record = self._made.setdefault(key, {})
         made = of_record.get(registered.name)
         if made is not None and made.config == config and made.metadata == metadata:
@@ -220,8 +220,8 @@ class PluginHost:
         if made is not None:
             del of_record[registered.name]
             self._close(made)
-        typed = registered.metadata(metadata, "$", [])
-        scope = Scope(registered.name, key, fingerprint(config), typed, self.services)
+        typed = registered.metadata(metadata or {}, "$", [])
+        scope = Scope(registered.name, key, fingerprint(config), typed, self.services, metadata is not None)
         plain = self.registry.plain(registered.name, config, key)
         plugin = registered.plugin(registered.config(plain, "$", []), scope)
         of_record[registered.name] = _Made(config, metadata, plugin)
@@ -239,15 +239,9 @@ class PluginHost:
         rules_changed = False
         for directory, id_, new in concerned:
             key = f"{directory}/{id_}"
-            if directory == "global_rules":
+            if directory in ("global_rules", "plugin_metadata"):
                 rules_changed = True
-                if new is None:
-                    self._rules.pop(id_, None)
-                else:
-                    self._rules[id_] = new
-            elif directory == "plugin_metadata":
-                rules_changed = True
-                self._metadata[id_] = new.config if new is not None else {}
+                self._note(directory, id_, new)
             elif directory == "plugins":
                 if self._follows_list:
                     rules_changed = True
@@ -263,6 +257,17 @@ class PluginHost:
         if rules_changed:
             self._rules_changed()
         self._router.version += 1  # what was found for a head is found again, with its chain
+
+    def _note(self, directory: str, id_: str, new: Any) -> None:
+        """Know a global rule, or a plugin's metadata, or do not know it any more."""
+        if directory == "global_rules":
+            self._rules.pop(id_, None)
+            if new is not None:
+                self._rules[id_] = new
+        else:
+            self._metadata.pop(id_, None)
+            if new is not None:
+                self._metadata[id_] = new.config
 
     def _forget(self, key: str, new: Any) -> None:
         """Close the plugins of a record that are not in it any more, or not as they were."""
