@@ -23,6 +23,7 @@ log = logging.getLogger("propylon.metrics")
 
 FLUSH = 1.0  # seconds
 STEP = 0.0003  # seconds that one step of this work takes, about
+LAST_TRIES = 50  # to get the lock, a millisecond apart, when a worker ends
 PRUNE = 10.0  # seconds between two looks for places that are to be given back, after a change …
 PRUNE_IDLE = 60.0  # … and without one
 FOREIGN_TIME = 300  # seconds after which a series that nobody can read any more loses its place
@@ -130,7 +131,11 @@ class Metrics:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop = None
-        self.flush()
+        for _ in range(LAST_TRIES):
+            self.flush()
+            if not any(any(series.cells) for series in self._series.values()):
+                break
+            time.sleep(0.001)
 
     def flush(self) -> None:
         """Add everything to the table now, in one step."""

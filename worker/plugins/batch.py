@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
+from weakref import WeakMethod
 
 import msgspec
 
@@ -56,11 +57,12 @@ class BatchProcessor:
         max_pending: int = MAX_PENDING,
         labels: tuple[str, str] = ("", ""),
     ) -> None:
-        """Send by ``send``, which raises an exception when it fails; ``labels`` for metrics: route id, server."""
+        """Send by a method that raises an exception when it fails; ``labels`` of metrics: route id, server."""
         self._services = services
         self._loop = services.loop
         self._config = config
-        self._send = send
+        self._send = WeakMethod(send)  # its owner has us; it is held while there is something to send
+        self._owner: Send | None = None
         self._name = name
         self._max_pending = max_pending
         self._waiting: list[bytes] = []
@@ -75,7 +77,6 @@ class BatchProcessor:
             Gauge("batch_process_entries", "batch process remaining entries", ("name", "route_id", "server_addr"))
         )
         self._labels = (name, *labels)
-        services.senders.add(self)
 
     def add(self, entry: bytes) -> None:
         """Take an entry; never waits."""
@@ -102,10 +103,6 @@ class BatchProcessor:
     def close(self) -> None:
         """Send what waits; what comes later is sent too, in time."""
         self._close_batch()
-        if self._task is None:
-            self._services.senders.discard(self)
-        else:
-            self._task.add_done_callback(lambda _: self._services.senders.discard(self))
 
     def _until_due(self, now: float) -> float:
         config = self._config
@@ -146,7 +143,7 @@ class BatchProcessor:
             if tries:
                 await asyncio.sleep(self._config.retry_delay)
             try:
-                await self._send(batch)
+                await self._owner(batch)  # type: ignore[misc]  # it is held
             except Exception as error:  # whatever it was, it must not end the task
                 reason = str(error) or type(error).__name__
             else:
@@ -155,6 +152,12 @@ class BatchProcessor:
 
     def _count(self, entries: int) -> None:
         self._pending += entries
+        if self._pending and self._owner is None:
+            self._owner = self._send()
+            self._services.senders.add(self)
+        elif not self._pending:
+            self._owner = None
+            self._services.senders.discard(self)
         metrics = self._services.metrics
         metrics.cells(self._gauge, self._labels, Origin(pid=os.getpid()))[0] += entries
 

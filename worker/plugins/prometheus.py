@@ -14,7 +14,9 @@ a global rule and the route have this plugin, the route's counts.
 What chunked coding adds to a body is not in ``bandwidth``.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +24,7 @@ import msgspec
 from worker.errors import DownstreamError, UpstreamError
 from worker.messages import CHUNKED, OF_LENGTH
 from worker.observability.existence import Origin
-from worker.observability.families import Family
+from worker.observability.families import Family, Histogram
 from worker.observability.metrics import Metrics
 from worker.plugins.base import Plugin, Scope
 from worker.routing.hosts import HostCondition
@@ -75,18 +77,21 @@ class Prometheus(Plugin[PrometheusConfig]):
         self._remembered: dict[Any, Cells] = {}
         self._alike: dict[Any, Alike] = {}
         self._metrics.caches.append(self._remembered)
-        self._metrics.before_flush.append(self._add_up)
+        before_flush, adding = self._metrics.before_flush, partial(add_up, self._alike, self._families.latency)
+        before_flush.append(adding)
+        # Requests that were under way when it was closed are counted as well.
+        weakref.finalize(self, _end, before_flush, adding).atexit = False
         self.log = self._counting()  # type: ignore[method-assign,assignment]  # a closure is quicker
 
     def log(self, exchange: "Exchange") -> None:
         """Count a request; replaced by ``_counting``."""
 
     def close(self) -> None:
-        """Add up what has been counted; what comes late is not."""
-        self._add_up()
+        """Begin nothing anew; the last request under way ends it."""
         metrics = self._metrics
         metrics.caches[:] = [cache for cache in metrics.caches if cache is not self._remembered]
-        metrics.before_flush[:] = [call for call in metrics.before_flush if call != self._add_up]
+        self._remembered.clear()
+        self.__dict__.pop("log", None)  # which has us
 
     def _counting(self) -> "Callable[[Exchange], None]":
         """Make the hook: requests that are alike, to the millisecond, are counted as one, and added up later."""
@@ -139,7 +144,7 @@ class Prometheus(Plugin[PrometheusConfig]):
     def _begin(self, key: Any, exchange: "Exchange") -> Alike:
         """Begin to count requests that are alike."""
         if len(self._alike) >= MOST_ALIKE:
-            self._add_up()
+            add_up(self._alike, self._families.latency)
         route, peer, status, pattern, total, upstream, *details = key
         labels = (route, peer, status, pattern, *details)
         cells = self._remembered.get(labels)
@@ -147,25 +152,6 @@ class Prometheus(Plugin[PrometheusConfig]):
             cells = self._find(labels, exchange)
         count = self._alike[key] = [0, 0, 0, cells, total, upstream]
         return count
-
-    def _add_up(self) -> None:
-        """Turn to the cells of the metrics what has been counted."""
-        histogram = self._families[1]
-        buckets, bucket = histogram.buckets, histogram.bucket
-        for count in self._alike.values():
-            requests, ingress, egress, (statuses, latency, bytes_), total, upstream = count
-            statuses[0] += requests
-            bytes_[0] += ingress
-            bytes_[1] += egress
-            own = max(0, total - max(0, upstream))
-            latency[bucket(total)] += requests
-            latency[2 * buckets + bucket(own)] += requests
-            latency[-3] += requests * total
-            latency[-1] += requests * own
-            if upstream >= 0:
-                latency[buckets + bucket(upstream)] += requests
-                latency[-2] += requests * upstream
-        self._alike.clear()
 
     # the first time
 
@@ -218,6 +204,30 @@ class Prometheus(Plugin[PrometheusConfig]):
     def _values(self, family: int, exchange: "Exchange") -> list[str]:
         values = (get(exchange) for get in self._extra[family])
         return ["" if value is None else shown(value) for value in values]
+
+
+def add_up(counted: dict[Any, Alike], histogram: Histogram) -> None:
+    """Turn to the cells of the metrics what has been counted, and begin anew."""
+    buckets, bucket = histogram.buckets, histogram.bucket
+    for count in counted.values():
+        requests, ingress, egress, (statuses, latency, bytes_), total, upstream = count
+        statuses[0] += requests
+        bytes_[0] += ingress
+        bytes_[1] += egress
+        own = max(0, total - max(0, upstream))
+        latency[bucket(total)] += requests
+        latency[2 * buckets + bucket(own)] += requests
+        latency[-3] += requests * total
+        latency[-1] += requests * own
+        if upstream >= 0:
+            latency[buckets + bucket(upstream)] += requests
+            latency[-2] += requests * upstream
+    counted.clear()
+
+
+def _end(before_flush: list[Callable[[], None]], adding: Callable[[], None]) -> None:
+    adding()
+    before_flush.remove(adding)
 
 
 def source_of(exchange: "Exchange") -> str:

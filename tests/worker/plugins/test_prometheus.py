@@ -1,9 +1,11 @@
 """prometheus (plugins.md section 7, admin-api.md section 12)."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from tests.worker.plugins.receivers import until
 from tests.worker.plugins.refusals import complaint
 from tests.worker.plugins.scraped import Sample, scrape, value
 from worker.plugins.testing import PluginKit
@@ -200,6 +202,22 @@ def test_a_removed_use_has_counted_all() -> None:
         kit.request()
         kit.put("routes/kit", {"uri": "/*", "upstream": {"nodes": {"127.0.0.1:1980": 1}}})
         kit.request()
+        assert value(scrape(kit), "apisix_http_status") == 1
+
+
+def test_requests_under_way_are_counted_when_the_use_is_replaced() -> None:
+    with PluginKit({"prometheus": {"prefer_name": True}}) as kit:
+
+        async def replace_meanwhile() -> None:
+            kit.upstream_answers = b"HTTP/1.1 200 OK\r\n"
+            asked = asyncio.ensure_future(kit.ask())
+            await until(lambda: kit.received)
+            kit.put("routes/kit", {"uri": "/*", "upstream": {"nodes": {"127.0.0.1:1980": 1}}, "plugins": CONFIG})
+            for connection in list(kit.context.upstream_connections):
+                connection.data_received(b"Content-Length: 0\r\n\r\n")
+            await asked
+
+        kit.run(replace_meanwhile())
         assert value(scrape(kit), "apisix_http_status") == 1
 
 
