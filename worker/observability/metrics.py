@@ -15,7 +15,7 @@ import msgspec
 from config_sync.cache import Change
 from config_sync.settings_metrics import PrometheusSettings
 from worker.observability.existence import NOWHERE, Existence, Origin
-from worker.observability.families import Family, Hidden
+from worker.observability.families import Family, Gauge, Hidden
 from worker.observability.http_families import http_families
 from worker.shared_state.series import MAX_KEY_BYTES, Place, SharedSeries, Stored
 
@@ -69,7 +69,10 @@ class Metrics:
         self.before_flush: list[Callable[[], None]] = []
         self.totals = {name: Hidden(f"hidden_{name}") for name in ("requests", "accepted")}  # shown with other gauges
         self.http = http_families(settings)
-        for family in (*self.totals.values(), *self.http):
+        # All are known from the beginning: this worker may be asked for what others have counted.
+        labels = "name", "route_id", "server_addr"
+        self.batch_entries = Gauge("batch_process_entries", "Entries that wait to be sent", labels)
+        for family in (*self.totals.values(), *self.http, self.batch_entries):
             self.add_family(family)
         self._shared = shared
         self._series: dict[bytes, Series] = {}

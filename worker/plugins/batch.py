@@ -16,7 +16,6 @@ from weakref import WeakMethod
 import msgspec
 
 from worker.observability.existence import Origin
-from worker.observability.families import Gauge
 
 if TYPE_CHECKING:
     from worker.plugins.services import PluginServices
@@ -73,9 +72,6 @@ class BatchProcessor:
         self._task: asyncio.Task[None] | None = None
         self._dropped = 0
         self._tell_at = 0.0
-        self._gauge = services.metrics.add_family(
-            Gauge("batch_process_entries", "batch process remaining entries", ("name", "route_id", "server_addr"))
-        )
         self._labels = (name, *labels)
 
     def add(self, entry: bytes) -> None:
@@ -159,7 +155,7 @@ class BatchProcessor:
             self._owner = None
             self._services.senders.discard(self)
         metrics = self._services.metrics
-        metrics.cells(self._gauge, self._labels, Origin(pid=os.getpid()))[0] += entries
+        metrics.cells(metrics.batch_entries, self._labels, Origin(pid=os.getpid()))[0] += entries
 
     def _drop(self, entries: int, reason: str) -> None:
         self._dropped += entries
