@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.fakes import redis
-from tests.fakes.processes import Etcd, Gateway, etcd_and_gateway, wait_until
+from tests.fakes.certificates import Certificates
+from tests.fakes.processes import Etcd, Gateway, etcd_and_gateway, free_port, wait_until
 from tests.fakes.redis import RedisServer
 from tests.fakes.upstream import Upstream
 from tests.integration.plugins.barrage import Barrage
@@ -183,6 +184,23 @@ def test_a_password_and_a_database(tmp_path: Path) -> None:
         with PluginKit({"limit-count": {"count": 1, "time_window": 60, **access, "redis_password": "secret"}}) as kit:
             assert [kit.request().status for _ in range(2)] == [200, 503]
         assert server.call("-a", "secret", "-n", "3", "dbsize") == "1"
+
+
+def test_tls(tmp_path: Path) -> None:
+    certificates = Certificates()
+    port, pem = free_port(), str(certificates.write_server(tmp_path / "server.pem"))
+    authority = str(certificates.write_authority(tmp_path / "authority.pem"))
+    files = "--tls-cert-file", pem, "--tls-key-file", pem, "--tls-ca-cert-file", authority
+    with redis.plain(tmp_path, "--tls-port", str(port), "--tls-auth-clients", "no", *files):
+        access = {"policy": "redis", "redis_host": "127.0.0.1", "redis_port": port, "redis_ssl": True}
+        limit = {"count": 1, "time_window": 60, **access}
+        with PluginKit({"limit-count": limit}) as kit:
+            assert [kit.request().status for _ in range(2)] == [200, 503]
+        with PluginKit({"limit-count": {**limit, "redis_ssl_verify": True}}) as kit:
+            assert kit.request().status == 500
+        settings = {"ssl": {"ssl_trusted_certificate": authority}}
+        with PluginKit({"limit-count": {**limit, "redis_ssl_verify": True}}, settings=settings) as kit:
+            assert [kit.request().status for _ in range(2)] == [200, 503]
 
 
 @pytest.fixture(scope="module")

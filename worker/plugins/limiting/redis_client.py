@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from worker.plugins.http_client import SYSTEM
 from worker.plugins.limiting.redis_config import address_of
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class RedisClient:
         """Make the library's client, once."""
         if self._made is None:
             self._errors = (*self._errors, library.RedisError)
-            self._made = open_client(self._connection, library)
+            self._made = open_client(self._connection, library, self._services.settings.ssl.ssl_trusted_certificate)
             self._keeper = self._services.spawn(self._keep())
         return self._made
 
@@ -152,8 +153,8 @@ class RedisClient:
             self._keeper = None
 
 
-def open_client(connection: Connection, library: Any) -> Any:
-    """Make a client of the library for a Redis."""
+def open_client(connection: Connection, library: Any, authorities: str) -> Any:
+    """Make a client of the library; servers are verified against the PEM file ``authorities``, or the system's."""
     options: dict[str, Any] = {
         "username": connection.username,
         "password": connection.password,
@@ -167,6 +168,7 @@ def open_client(connection: Connection, library: Any) -> Any:
     tls = {
         "ssl_cert_reqs": "required" if connection.verified else "none",
         "ssl_check_hostname": connection.verified,
+        "ssl_ca_certs": authorities if connection.verified and authorities != SYSTEM else None,
     }
     if connection.policy == "redis-cluster":
         nodes = [library.cluster.ClusterNode(host, port) for host, port in connection.nodes]
