@@ -45,10 +45,9 @@ def settle(kit: PluginKit) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let time pass for the cache."""
-    passed = [0.0]
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + passed[0])
+    """Let time pass for the cache, and not by itself."""
+    passed, began = [0.0], time.time()
+    monkeypatch.setattr(time, "time", lambda: began + passed[0])
 
     def pass_by(seconds: float) -> None:
         passed[0] += seconds
