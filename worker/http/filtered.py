@@ -36,6 +36,7 @@ class FilteredAnswer:
         "_queue",
         "_remaining",
         "_response",
+        "_unsent",
         "_when_sent",
         "has_ended",
     )
@@ -57,6 +58,7 @@ class FilteredAnswer:
         self._body = run.body
         self._has_body = head.has_body
         self._is_head_sent = False
+        self._unsent = b""  # the head, until there is something to send it with, or nothing to wait for
         self._remaining: int | None = None
         self._queue: deque[tuple[bytes, bytes | None]] | None = None  # pieces that wait, the last with its trailers
         self._when_sent: Callable[[], None] | None = None
@@ -68,6 +70,12 @@ class FilteredAnswer:
                 self._send_head(OF_LENGTH, 0)
             else:
                 self._send_head(response.framing, response.content_length)
+
+    def flush(self) -> None:
+        """Send the head, if it waits for the body."""
+        if self._unsent:
+            self._exchange.downstream.write(self._unsent)
+            self._unsent = b""
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body; PluginFailed when a filter fails."""
@@ -147,6 +155,7 @@ class FilteredAnswer:
             self._send(data)
         if self._remaining:
             raise PluginFailed("plugins have made the body shorter than they said; see ResponseHead.body_changes")
+        self.flush()
         if self._exchange.downstream.chunked_response:
             self._exchange.downstream.write(last_chunk(trailers))
 
@@ -163,7 +172,7 @@ class FilteredAnswer:
         assert request is not None  # noqa: S101 - an upstream has answered it
         wire = response_head(sent, request, keep_alive=True)
         exchange.run.sent_head = wire  # type: ignore[union-attr]  # plugins filter it
-        exchange.downstream.start_response(exchange, sent, wire)
+        self._unsent = exchange.downstream.begin_response(exchange, sent, wire)
 
     def _send(self, data: bytes) -> None:
         downstream = self._exchange.downstream
@@ -172,4 +181,5 @@ class FilteredAnswer:
                 raise PluginFailed("plugins have made the body longer than they said; see ResponseHead.body_changes")
             self._remaining -= len(data)
         self._exchange.bytes_sent += len(data)
-        downstream.write(chunk(data) if downstream.chunked_response else data)
+        unsent, self._unsent = self._unsent, b""
+        downstream.write(unsent + (chunk(data) if downstream.chunked_response else data))

@@ -229,6 +229,9 @@ class Http1Client(UpstreamConnection):
             self._filtered_ended(exchange, filtered, b"", keep=response.keep_alive and not rest)
         elif rest:
             self._body_received(exchange, response, rest)
+            filtered.flush()
+        else:
+            filtered.flush()
 
     def _filtered_ended(self, exchange: Exchange, filtered: FilteredAnswer, trailers: bytes, keep: bool) -> None:
         """Finish when plugins have done with the body."""

@@ -234,6 +234,10 @@ class Http1Server(ClientConnection):
 
     def start_response(self, exchange: Exchange, response: Response, wire: bytes) -> None:
         """Send a response head; ``wire`` is its form for HTTP/1.1 on a connection that stays open."""
+        self.transport.write(self.begin_response(exchange, response, wire))
+
+    def begin_response(self, exchange: Exchange, response: Response, wire: bytes) -> bytes:
+        """Return a response head that is about to be sent, as the client understands it; ``wire`` as above."""
         request = exchange.request
         assert request is not None  # noqa: S101 - only requests that were read are answered by an upstream
         exchange.status = response.status
@@ -243,7 +247,7 @@ class Http1Server(ClientConnection):
             if not is_delimited(response, request):
                 self.keep_alive = False
                 self.until_close = True
-        self.transport.write(wire)
+        return wire
 
     def hand_over(self) -> tuple[bytes, bool]:
         """Leave the transport to another protocol.

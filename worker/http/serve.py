@@ -112,12 +112,13 @@ async def serve_with_plugins(
         ProxyError: as ``forward``, and what plugins raise.
     """
     run = exchange.run = PluginRun(chain)
-    answer = await chain.run(exchange, chain.rewrite)
+    answer = await chain.run(exchange, chain.rewrite) if chain.rewrite else None
     if answer is None and run.consumer is not None:
-        run.chain = context.plugins.with_consumer(chain, run.consumer)
-        answer = await run.chain.run(exchange, run.chain.consumer_rewrite(chain))
-    if answer is None:
-        answer = await run.chain.run(exchange, run.chain.access)
+        chain = run.chain = context.plugins.with_consumer(chain, run.consumer)
+        if chain.brought:
+            answer = await chain.run(exchange, chain.brought)
+    if answer is None and chain.access:
+        answer = await chain.run(exchange, chain.access)
     if answer is not None:
         pending = respond(context, exchange, answer)
         if pending is not None:

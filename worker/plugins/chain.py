@@ -98,6 +98,7 @@ class Chain:
         "access",
         "before_proxy",
         "body_filter",
+        "brought",
         "bypass",
         "closed",
         "filters",
@@ -119,6 +120,7 @@ class Chain:
         self.uses = tuple(sorted(uses, key=lambda use: use.order))
         self.statistics = statistics
         self.bypass = bypass
+        self.brought: tuple[Step, ...] = ()  # of a consumer's: see ``consumer_rewrite``
         everyone = (*self.global_uses, *self.uses)
         self.closed = frozenset(use.name for use in everyone if use.fails_closed)
         self.rewrite = self._steps(everyone, "rewrite")

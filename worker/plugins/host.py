@@ -105,6 +105,7 @@ class PluginHost:
         found = self._of_consumers.get((chain, consumer.username))
         if found is None:
             found = self._with_consumer(chain, consumer)
+            found.brought = found.consumer_rewrite(chain)
             if len(self._of_consumers) >= MOST_CONSUMER_CHAINS:
                 self._of_consumers.clear()
             self._of_consumers[chain, consumer.username] = found
