@@ -5,12 +5,12 @@ router one by one; for more, a second router is filled in steps and takes the li
 replaced is put away in steps, too: to free 100,000 routes takes as long as some hundred requests.
 """
 
-import gc
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from config_sync import schema
 from config_sync.cache import Change
+from worker.collector import Pause
 from worker.routing.route import Route
 from worker.routing.router import Router
 from worker.upstream.peer import ServiceCell, Upstream, UpstreamCell
@@ -35,7 +35,7 @@ class SwitcherStaging:
         self._aside: _Aside | None = None
         self._old_upstreams: list[Upstream] = []
         self._old_routes: list[Route] = []
-        self._is_collector_paused = False
+        self._pause = Pause()
 
     def add(self, changes: Sequence[Change]) -> None:
         """Build what changes bring."""
@@ -54,10 +54,8 @@ class SwitcherStaging:
                 self._services[id_] = new, switcher.build_cell("services", id_, new, cell)
 
     def _pause_collector(self) -> None:
-        if len(self._routes) > IN_PLACE and not self._is_collector_paused:
-            # It would walk all that is being made, again and again, for tens of milliseconds each.
-            self._is_collector_paused = True
-            gc.disable()
+        if len(self._routes) > IN_PLACE:
+            self._pause.begin()
 
     def finish(self) -> Iterator[None]:
         """Settle which hosts routes have, and fill a router aside if they are many."""
@@ -147,13 +145,7 @@ class SwitcherStaging:
             yield
         self._routes.clear()
         self._aside = None
-        self._resume_collector()
-
-    def _resume_collector(self) -> None:
-        if self._is_collector_paused:
-            self._is_collector_paused = False
-            gc.freeze()
-            gc.enable()
+        self._pause.end()
 
     def drop(self) -> None:
         """Give back what the new objects use."""
@@ -168,7 +160,7 @@ class SwitcherStaging:
         self._upstreams.clear()
         self._services.clear()
         self._routes.clear()
-        self._resume_collector()
+        self._pause.end()
 
 
 class _Aside:
