@@ -113,7 +113,7 @@ async def serve_with_plugins(
     """
     run = exchange.run = PluginRun(chain)
     answer = await chain.run(exchange, chain.rewrite) if chain.rewrite else None
-    if answer is None and run.consumer is not None:
+    if answer is None and run.consumer is not None and route is not None:
         chain = run.chain = context.plugins.with_consumer(chain, run.consumer)
         if chain.brought:
             answer = await chain.run(exchange, chain.brought)
