@@ -1,19 +1,33 @@
 """Consumers by what they prove themselves with: for each authenticating plugin a dictionary, changed entry by entry.
 
 A credential belongs to the consumer whose name is in its key; without that consumer it opens nothing. Where two have
-the same value, the one whose key comes first counts, in all workers alike.
+the same value, the one whose key comes first counts, in all workers alike, and the log says so. What is disabled
+opens nothing.
+
+Up to ``IN_PLACE`` records of a snapshot are entered when it becomes visible; for more, a second index is filled in
+steps and takes the live one's place.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 
 from config_sync import schema
 from config_sync.cache import Change
+from config_sync.schema.plugins import is_disabled
+from worker.collector import Pause
 
 log = logging.getLogger("propylon.consumers")
+
+IN_PLACE = 256  # records entered in one step: less than 1 ms
+LOGGED = 20  # duplicates of one snapshot
+
+Record = schema.Consumer | schema.Credential
+Decode = Callable[[str, Mapping[str, Any], str], "tuple[str, msgspec.Struct] | None"]
 
 
 class AttachedConsumer(NamedTuple):
@@ -33,74 +47,198 @@ class AttachedConsumer(NamedTuple):
         return None if value is None else str(value)
 
 
-class _Owner(NamedTuple):
-    """One record with credentials in it."""
+class _Person(NamedTuple):
+    """What there is to know of a consumer."""
 
+    group_id: str | None
+    labels: Mapping[str, Any]
+    has_plugins: bool
+
+
+class _Claim(NamedTuple):
+    """One value, and for whom it stands."""
+
+    key: str  # of the record, below ``consumers/``
+    plugin: str
+    value: str
     username: str
     credential_id: str | None
-    found_by: tuple[tuple[str, str], ...]  # plugin and value
+    auth: Any
+
+
+class _Entry(NamedTuple):
+    """What a record says; nothing of both when it is gone."""
+
+    key: str
+    person: _Person | None
+    claims: tuple[_Claim, ...]
+
+
+class _Index:
+    """What records say, by key, and their claims by plugin and value, those of one value in the order of their keys."""
+
+    __slots__ = ("entries", "found")
+
+    def __init__(self) -> None:
+        self.entries: dict[str, _Entry] = {}
+        self.found: dict[str, dict[str, list[_Claim]]] = {}
+
+    def person(self, username: str) -> _Person | None:
+        """Return a consumer."""
+        entry = self.entries.get(username)
+        return entry.person if entry is not None else None
+
+    def enter(self, entry: _Entry) -> list[_Claim]:
+        """Take over what a record says; returns the claims whose value another has too."""
+        self._forget(entry.key)
+        if entry.person is not None or entry.claims:
+            self.entries[entry.key] = entry
+        return [claim for claim in entry.claims if self._claim(claim)]
+
+    def _claim(self, claim: _Claim) -> bool:
+        claims = self.found.setdefault(claim.plugin, {}).setdefault(claim.value, [])
+        insort(claims, claim, key=_key_of)
+        return len(claims) > 1
+
+    def _forget(self, key: str) -> None:
+        entry = self.entries.pop(key, None)
+        for claim in entry.claims if entry is not None else ():
+            values = self.found[claim.plugin]
+            claims = values[claim.value]
+            del claims[bisect_left(claims, key, key=_key_of)]
+            if not claims:
+                del values[claim.value]
+
+    def put_away(self) -> Iterator[None]:
+        """Free all of it, in steps."""
+        yield from _freed(self.entries)
+        for values in self.found.values():
+            yield from _freed(values)
 
 
 class Consumers:
     """All consumers and credentials, ready to be found."""
 
-    def __init__(self, decode: "Callable[[str, Mapping[str, Any]], tuple[str, msgspec.Struct] | None]") -> None:
-        """``decode`` makes of a plugin's name and configuration the value it is found by, and the typed form."""
+    def __init__(self, decode: Decode) -> None:
+        """``decode`` makes of a plugin's name, a configuration and the key of its record the value that it is found by,
+        and the typed form; None when it opens nothing.
+        """
         self._decode = decode
-        self._consumers: dict[str, schema.Consumer] = {}
-        self._owners: dict[str, _Owner] = {}
-        self._found: dict[str, dict[str, dict[str, Any]]] = {}  # by plugin, value and key of the record
+        self._index = _Index()
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Take over changes of the directory ``consumers``; others are passed over."""
+        shared: list[_Claim] = []
         for change in changes:
             if change.directory == "consumers":
-                self._forget(change.id)
-                if change.new is not None:
-                    self._enter(change.id, change.new)
+                shared += self._index.enter(self._entry(change.id, change.new))
+        self._tell(shared)
 
-    def _enter(self, key: str, new: "schema.Consumer | schema.Credential") -> None:
+    def stage(self) -> "_Staging":
+        """Begin to collect the changes of a snapshot."""
+        return _Staging(self)
+
+    def _entry(self, key: str, new: Record | None) -> _Entry:
+        if new is None:
+            return _Entry(key, None, ())
+        person, username, credential_id = None, key, None
         if isinstance(new, schema.Credential):
-            username, credential_id = new.username, key.rpartition("/")[2]
+            username, _, credential_id = key.partition("/credentials/")
         else:
-            username, credential_id = key, None
-            self._consumers[key] = new
-        found_by: list[tuple[str, str]] = []
+            others = new.plugins.keys() - schema.AUTHENTICATION
+            person = _Person(new.group_id, new.labels or {}, bool(others))
+        claims = []
         for plugin, config in new.plugins.items():
-            decoded = self._decode(plugin, config)
+            decoded = self._decode(plugin, config, f"consumers/{key}") if not is_disabled(config) else None
             if decoded is not None:
-                value, auth = decoded
-                self._found.setdefault(plugin, {}).setdefault(value, {})[key] = auth
-                found_by.append((plugin, value))
-        if found_by:
-            self._owners[key] = _Owner(username, credential_id, tuple(found_by))
+                claims.append(_Claim(key, plugin, decoded[0], username, credential_id, decoded[1]))
+        return _Entry(key, person, tuple(claims))
 
-    def _forget(self, key: str) -> None:
-        self._consumers.pop(key, None)
-        owner = self._owners.pop(key, None)
-        for plugin, value in owner.found_by if owner is not None else ():
-            entries = self._found[plugin]
-            del entries[value][key]
-            if not entries[value]:
-                del entries[value]
+    def _tell(self, shared: Sequence[_Claim]) -> None:
+        """Say which values are not unique; what they are is nobody's business."""
+        for claim in islice(shared, LOGGED):
+            claims = self._index.found[claim.plugin].get(claim.value, ())
+            keys = ", ".join(f"consumers/{other.key}" for other in claims[:3])
+            log.error("%s: what must be unique is in more than one of %s; the first counts", claim.plugin, keys)
+        if len(shared) > LOGGED:
+            log.error("%d more credentials are not unique", len(shared) - LOGGED)
 
     def find(self, plugin: str, value: str) -> AttachedConsumer | None:
         """Return whom a value stands for with an authenticating plugin."""
-        entries = self._found.get(plugin, {}).get(value)
-        for key in sorted(entries) if entries else ():
-            owner = self._owners[key]
-            attached = self.attached(owner.username, owner.credential_id, entries[key])  # type: ignore[index]
-            if attached is not None:
-                return attached
+        index = self._index
+        values = index.found.get(plugin)
+        for claim in values.get(value, ()) if values is not None else ():
+            person = index.person(claim.username)
+            if person is not None:
+                return AttachedConsumer(claim.username, claim.credential_id, *person, claim.auth)
         return None
 
-    def attached(self, username: str, credential_id: str | None = None, auth: Any = None) -> AttachedConsumer | None:
+    def attached(self, username: str) -> AttachedConsumer | None:
         """Return a consumer by name, as for ``anonymous_consumer``; None when there is none."""
-        consumer = self._consumers.get(username)
-        if consumer is None:
-            return None
-        others = consumer.plugins.keys() - schema.AUTHENTICATION
-        return AttachedConsumer(username, credential_id, consumer.group_id, consumer.labels or {}, bool(others), auth)
+        person = self._index.person(username)
+        return AttachedConsumer(username, None, *person, None) if person is not None else None
 
-    def __len__(self) -> int:
-        return len(self._consumers)
+
+class _Staging:
+    """The changes of a snapshot on their way into the index."""
+
+    def __init__(self, consumers: Consumers) -> None:
+        self._consumers = consumers
+        self._entries: dict[str, _Entry] = {}
+        self._aside: _Index | None = None
+        self._shared: list[_Claim] = []
+        self._pause = Pause()
+
+    def add(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.directory == "consumers":
+                self._entries[change.id] = self._consumers._entry(change.id, change.new)
+        if len(self._entries) > IN_PLACE:
+            self._pause.begin()
+
+    def finish(self) -> Iterator[None]:
+        if len(self._entries) <= IN_PLACE:
+            return
+        index = _Index()
+        for at, entry in enumerate(self._consumers._index.entries.values()):
+            if entry.key not in self._entries:
+                index.enter(entry)
+            if at % IN_PLACE == IN_PLACE - 1:
+                yield
+        for at, entry in enumerate(self._entries.values()):
+            self._shared += index.enter(entry)
+            if at % IN_PLACE == IN_PLACE - 1:
+                yield
+        self._aside = index
+
+    def commit(self) -> None:
+        consumers = self._consumers
+        if self._aside is None:
+            for entry in self._entries.values():
+                self._shared += consumers._index.enter(entry)
+        else:
+            consumers._index, self._aside = self._aside, consumers._index
+        consumers._tell(self._shared)
+
+    def clean(self) -> Iterator[None]:
+        yield from _freed(self._entries)
+        if self._aside is not None:
+            yield from self._aside.put_away()
+        self._pause.end()
+
+    def drop(self) -> None:
+        self._entries = {}
+        self._aside = None
+        self._pause.end()
+
+
+def _freed(table: dict[str, Any]) -> Iterator[None]:
+    """Empty a table, in steps."""
+    while table:
+        for _ in range(min(IN_PLACE, len(table))):
+            table.popitem()
+        yield
+
+
+def _key_of(claim: _Claim) -> str:
+    return claim.key

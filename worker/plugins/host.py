@@ -80,6 +80,7 @@ class PluginHost:
         self._metadata: dict[str, Mapping[str, Any]] = {}
         self._rules: dict[str, schema.GlobalRule] = {}
         self._unknown: dict[str, tuple[str, ...]] = {}  # by record, plugins that are not there
+        store.subscribe(self.consumers.changed, self.consumers.stage)
         store.subscribe(self.changed, self.stage)
 
     # requests
@@ -232,7 +233,6 @@ class PluginHost:
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Throw away what changes concern; called by the store, between two requests."""
-        self.consumers.changed(changes)
         self.note_unknown(self.find_unknown(changes))
         concerned = [change for change in changes if change.directory in _CONCERNED]
         if not concerned:
@@ -423,6 +423,7 @@ class _Staging:
         self._host = host
         self._changes: list[Change] = []
         self._unknown: dict[str, tuple[str, ...]] = {}
+        self._has_consumers = False
 
     def add(self, changes: Sequence[Change]) -> None:
         host = self._host
@@ -430,6 +431,10 @@ class _Staging:
         for change in changes:
             if change.directory == "routes":
                 if change.id in host._chains or f"routes/{change.id}" in host._made:
+                    self._changes.append(change)
+            elif change.directory == "consumers":
+                self._has_consumers = True
+                if f"consumers/{change.id}" in host._made:
                     self._changes.append(change)
             elif change.directory in _CONCERNED:
                 self._changes.append(change)
@@ -440,6 +445,8 @@ class _Staging:
     def commit(self) -> None:
         self._host.note_unknown(self._unknown)
         self._host.changed(self._changes)
+        if self._has_consumers:
+            self._host._of_consumers.clear()
 
     def clean(self) -> Iterator[None]:
         return iter(())

@@ -175,20 +175,24 @@ class Registry:
             if error.path not in missing:  # what stands there then is not known
                 raise
 
-    def credential(self, name: str, config: Mapping[str, Any]) -> tuple[str, msgspec.Struct] | None:
-        """Return by what a consumer is found that has this configuration, and its typed form; None: by nothing."""
+    def credential(self, name: str, config: Mapping[str, Any], key: str) -> tuple[str, msgspec.Struct] | None:
+        """Return by what a consumer is found that has this configuration, and its typed form; None: by nothing.
+
+        ``key`` is that of the record it stands in.
+        """
         registered = self.get(name)
         if registered is None or registered.plugin.Consumer is None:
             return None
         missing: list[str] = []
         plain = resolved(config, self.secrets, "$", missing)
         if missing:
-            log.error("a credential of %s opens nothing: nothing is known of what %s refers to", name, missing[0])
+            log.error("%s: %s opens nothing: nothing is known of what %s refers to", key, name, missing[0])
             return None
         try:
             typed = registered.consumer(plain, "$", [])
-        except InvalidResource:
-            return None  # it was good when it came: a variable or secret it refers to has gone
+        except InvalidResource as error:  # it was good when it came: what it refers to is not any more
+            log.error("%s: %s opens nothing: %s %s", key, name, error.path, error.reason)
+            return None
         except Exception:
             log.exception("a credential of %s opens nothing: the plugin has failed over it", name)
             return None
