@@ -15,6 +15,9 @@ _SECRET = "$secret://"
 # The longest of both, so that no long text is copied to look at its start.
 _LONGEST = len(_SECRET)
 
+Place = tuple[str, str, str]
+"""Manager, id and name of a secret, which may hold the values of several keys."""
+
 
 class SecretReference(NamedTuple):
     """``$secret://manager/id/name/key`` taken apart; ``name`` may hold slashes, ``key`` may be empty."""
@@ -23,6 +26,11 @@ class SecretReference(NamedTuple):
     id: str
     name: str
     key: str
+
+    @property
+    def place(self) -> Place:
+        """Where it leads, whatever the key."""
+        return self.manager, self.id, self.name
 
 
 class SecretManager(Protocol):
@@ -67,6 +75,13 @@ class Resolver:
         """Ask a manager for ``$secret://<name>/…`` from now on."""
         self._managers[name] = manager
 
+    def is_managed(self, reference: str) -> bool:
+        """Tell whether somebody is asked for a reference who may not know yet, and says so himself when nothing is
+        there.
+        """
+        secret = parse(reference)
+        return secret is not None and secret.manager in self._managers
+
     def resolve(self, reference: str) -> str | None:
         """Return what a reference stands for.
 
@@ -82,16 +97,17 @@ class Resolver:
         if reference[: len(_ENVIRONMENT)].lower() == _ENVIRONMENT:
             name, _, member = reference[len(_ENVIRONMENT) :].partition("/")
             text = self._environment.get(name)
-            return _member(text, member) if text is not None and member else text
+            return member_of(text, member) if text is not None and member else text
         return None
 
 
-def _member(text: str, name: str) -> str | None:
-    """Take a member of a JSON object; numbers and booleans as they are written in JSON."""
-    try:
-        value: Any = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return None
+def member_of(value: Any, name: str) -> str | None:
+    """Take a member of an object, or of its JSON; numbers and booleans as they are written in JSON."""
+    if isinstance(value, str | bytes):
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return None
     member = value.get(name) if isinstance(value, dict) else None
     if isinstance(member, str):
         return member

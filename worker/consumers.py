@@ -19,7 +19,9 @@ import msgspec
 from config_sync import schema
 from config_sync.cache import Change
 from config_sync.schema.plugins import is_disabled
+from config_sync.secrets import Place
 from worker.collector import Pause
+from worker.plugins.references import Referring, places_in
 
 log = logging.getLogger("propylon.consumers")
 
@@ -67,19 +69,22 @@ class _Claim(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """What a record says; nothing of both when it is gone."""
+    """What a record says; nothing at all when it is gone."""
 
     key: str
-    person: _Person | None
-    claims: tuple[_Claim, ...]
+    person: _Person | None = None
+    claims: tuple[_Claim, ...] = ()
+    source: Record | None = None  # itself, when it refers to secrets …
+    places: frozenset[Place] = frozenset()  # … which are these
 
 
 class _Index:
     """What records say, by key, and their claims by plugin and value, those of one value in the order of their keys."""
 
-    __slots__ = ("entries", "found")
+    __slots__ = ("entries", "found", "referring")
 
     def __init__(self) -> None:
+        self.referring = Referring()
         self.entries: dict[str, _Entry] = {}
         self.found: dict[str, dict[str, list[_Claim]]] = {}
 
@@ -91,7 +96,8 @@ class _Index:
     def enter(self, entry: _Entry) -> list[_Claim]:
         """Take over what a record says; returns the claims whose value another has too."""
         self._forget(entry.key)
-        if entry.person is not None or entry.claims:
+        self.referring.note(entry.key, entry.places)
+        if entry.person is not None or entry.claims or entry.source is not None:
             self.entries[entry.key] = entry
         return [claim for claim in entry.claims if self._claim(claim)]
 
@@ -125,6 +131,7 @@ class Consumers:
         """
         self._decode = decode
         self._index = _Index()
+        self._secret_changes = 0
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Take over changes of the directory ``consumers``; others are passed over."""
@@ -140,7 +147,7 @@ class Consumers:
 
     def _entry(self, key: str, new: Record | None) -> _Entry:
         if new is None:
-            return _Entry(key, None, ())
+            return _Entry(key)
         person, username, credential_id = None, key, None
         if isinstance(new, schema.Credential):
             username, _, credential_id = key.partition("/credentials/")
@@ -152,7 +159,24 @@ class Consumers:
             decoded = self._decode(plugin, config, f"consumers/{key}") if not is_disabled(config) else None
             if decoded is not None:
                 claims.append(_Claim(key, plugin, decoded[0], username, credential_id, decoded[1]))
-        return _Entry(key, person, tuple(claims))
+        places = places_in(new.plugins)
+        return _Entry(key, person, tuple(claims), new if places else None, places)
+
+    def uses_secret(self, place: Place) -> bool:
+        """Tell whether a secret is referred to; see ``SecretUser``."""
+        return place in self._index.referring
+
+    def secret_changed(self, place: Place) -> Iterator[None]:
+        """Decode again, in steps, what refers to a secret that is another one now."""
+        self._secret_changes += 1
+        yield from self._renewed(self._index.referring.keys_of(place))
+
+    def _renewed(self, keys: Sequence[str]) -> Iterator[None]:
+        for key in keys:
+            entry = self._index.entries.get(key)
+            if entry is not None and entry.source is not None:
+                self._tell(self._index.enter(self._entry(key, entry.source)))
+            yield
 
     def _tell(self, shared: Sequence[_Claim]) -> None:
         """Say which values are not unique; what they are is nobody's business."""
@@ -187,6 +211,7 @@ class _Staging:
         self._entries: dict[str, _Entry] = {}
         self._aside: _Index | None = None
         self._shared: list[_Claim] = []
+        self._secret_changes = consumers._secret_changes
         self._pause = Pause()
 
     def add(self, changes: Sequence[Change]) -> None:
@@ -221,6 +246,10 @@ class _Staging:
         consumers._tell(self._shared)
 
     def clean(self) -> Iterator[None]:
+        consumers = self._consumers
+        if consumers._secret_changes != self._secret_changes:
+            # What was decoded or copied before a secret had changed is of the old one.
+            yield from consumers._renewed(consumers._index.referring.keys())
         yield from _freed(self._entries)
         if self._aside is not None:
             yield from self._aside.put_away()

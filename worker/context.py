@@ -23,6 +23,8 @@ from worker.plugins.host import PluginHost
 from worker.plugins.registry import Registry
 from worker.plugins.services import PluginServices
 from worker.routing.router import build_router
+from worker.secrets.cache import SecretCache
+from worker.secrets.managers import open_secrets
 from worker.shared_state.memory import SharedState
 from worker.shared_state.series import SharedSeries
 from worker.switcher import Switcher
@@ -83,6 +85,7 @@ class WorkerContext:
         "reason",
         "requests",
         "router",
+        "secrets",
         "settings",
         "switcher",
         "time",
@@ -135,7 +138,7 @@ class WorkerContext:
         self.builder = open_builder(settings, loop, self.pools, balancing, checks)
         self.switcher = Switcher(store, self.router, self.builder)
         self.metrics = Metrics(prometheus_settings(settings.plugin_attr), Existence(store), series)
-        self.plugins = open_plugins(
+        self.plugins, self.secrets = open_plugins(
             settings,
             loop,
             store,
@@ -249,6 +252,7 @@ class WorkerContext:
         """Cut every connection and end the periodic work."""
         self._janitor.stop()
         self.upkeep.stop()
+        self.secrets.close()
         self.plugins.close()
         self.metrics.close()
         self.builder.close()
@@ -279,8 +283,8 @@ def open_plugins(
     state: SharedState,
     number: int,
     metrics: Metrics,
-) -> PluginHost:
-    """Make what knows which plugins apply."""
+) -> tuple[PluginHost, SecretCache]:
+    """Make what knows which plugins apply, and the secrets that their configurations refer to."""
     consumers = Consumers(registry.credential)
     services = PluginServices(
         loop,
@@ -293,7 +297,11 @@ def open_plugins(
         state.notes,
         metrics,
     )
-    return PluginHost(store, switcher.router, registry, services, settings.plugins.on_failure == "bypass")
+    host = PluginHost(store, switcher.router, registry, services, settings.plugins.on_failure == "bypass")
+    secrets = open_secrets(services, registry.secrets, store)
+    secrets.add_user(consumers)
+    secrets.add_user(host)
+    return host, secrets
 
 
 def open_builder(

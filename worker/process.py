@@ -55,6 +55,7 @@ log = logging.getLogger("propylon.worker")
 EXIT_SETTINGS = 78  # EX_CONFIG: starting again with the same settings is of no use
 HEARTBEAT = 1.0  # seconds
 DRAIN_CHECK = 0.05  # seconds
+SECRETS_TIME = 3.0  # seconds for secret managers to answer before a worker serves without
 FLUSH_TIME = 3.0  # seconds at the end for what plugins still have to send
 HEALTH_LOCK = "health-{}.lock"  # of a master, whose workers share a table
 STATES = {
@@ -274,6 +275,7 @@ class Worker:
 
     async def _listen(self) -> None:
         boot = self._boot
+        await self._context.secrets.settled(SECRETS_TIME)
         self._context.start()
         self._own_metrics.start(self._loop)
         self._publisher.publish()  # what was loaded from disk has not been told by a provider

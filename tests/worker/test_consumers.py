@@ -29,7 +29,7 @@ def decode(plugin: str, config: Any, key: str) -> tuple[str, msgspec.Struct] | N
 class Config:
     """A store with an index."""
 
-    def __init__(self) -> None:
+    def __init__(self, decode: Callable[..., Any] = decode) -> None:
         self.store = ConfigStore(schema.decoders(None))
         self.consumers = Consumers(decode)
         self.store.subscribe(self.consumers.changed, self.consumers.stage)
@@ -184,6 +184,43 @@ def test_what_stays_the_same_stays_through_large_snapshots() -> None:
     assert [config.who(value) for value in ("a", "b", "k5", "k5x")] == ["jack", "jack/one", None, "u5"]
     config.snapshot(few)
     assert [config.who(value) for value in ("a", "b", "k5x")] == ["jack", "jack/one", None]
+
+
+@pytest.mark.parametrize("step", [1, 5, -1])
+@pytest.mark.parametrize("count", [IN_PLACE // 2, IN_PLACE + 1])
+def test_a_secret_that_changes_while_a_snapshot_is_on_its_way_is_not_lost(count: int, step: int) -> None:
+    secrets = {"stays": "a", "comes": "b"}
+
+    def refer(plugin: str, config: Any, key: str) -> tuple[str, msgspec.Struct] | None:
+        value = secrets.get(config["key"].removeprefix("$secret://vault/1/x/"), config["key"])
+        return value, Credential(value)
+
+    def moments(at: int) -> list[int]:
+        """Take a snapshot; the secrets change at one of its moments. Returns all moments."""
+        secrets.update(stays="a", comes="b")
+        config = Config(refer)
+        config.snapshot(many(count) | stays)
+        assert [config.who("a"), config.consumers.uses_secret(("vault", "1", "x"))] == ["stays", True]
+        passed: list[int] = []
+
+        def change() -> None:
+            passed.append(len(passed))
+            if passed[-1] == at:
+                secrets.update(stays="c", comes="d")
+                for _ in config.consumers.secret_changed(("vault", "1", "x")):
+                    pass
+
+        config.snapshot(comes | stays | many(count, "x"), change)
+        expected = [None, None, "stays", "comes"] if at in passed else ["stays", "comes", None, None]
+        assert [config.who(value) for value in "abcd"] == expected
+        config.snapshot(many(count))
+        assert not config.consumers.uses_secret(("vault", "1", "x"))
+        return passed
+
+    stays = {"consumers/stays": holding("$secret://vault/1/x/stays")}
+    comes = {"consumers/comes": holding("$secret://vault/1/x/comes")}
+    never = 1_000_000
+    moments(moments(never)[step])
 
 
 def test_a_snapshot_that_is_dropped_changes_nothing() -> None:

@@ -19,9 +19,11 @@ from config_sync.cache import Change, ConfigStore
 from config_sync.errors import ConfigError
 from config_sync.merge import Merged, PluginUse, Stored, laid_over, merge
 from config_sync.schema.plugins import PluginMeta, is_disabled
+from config_sync.secrets import Place
 from worker.consumers import AttachedConsumer, Consumers
 from worker.plugins.base import FAILURES, Plugin, Scope
 from worker.plugins.chain import Chain, Meta, Use
+from worker.plugins.references import Referring, places_in
 from worker.plugins.registry import Registered, Registry
 from worker.plugins.services import PluginServices
 from worker.plugins.stand_ins import FailClosed, Missing
@@ -43,9 +45,10 @@ _CONCERNED = _PLUGIN_BEARING | {"plugin_metadata", "plugins"}
 class _Made:
     """A plugin object, and what it was made of."""
 
-    __slots__ = ("config", "metadata", "plugin")
+    __slots__ = ("config", "metadata", "places", "plugin")
 
     def __init__(self, config: Mapping[str, Any], metadata: Mapping[str, Any] | None, plugin: Plugin[Any]) -> None:
+        self.places = places_in(config)  # the secrets it refers to
         self.config = config
         self.metadata = metadata
         self.plugin = plugin
@@ -79,6 +82,7 @@ class PluginHost:
         self._made: dict[str, dict[str, _Made]] = {}  # by record and plugin
         self._metadata: dict[str, Mapping[str, Any]] = {}
         self._rules: dict[str, schema.GlobalRule] = {}
+        self._referring = Referring()  # the records with plugins that refer to secrets
         self._unknown: dict[str, tuple[str, ...]] = {}  # by record, plugins that are not there
         store.subscribe(self.consumers.changed, self.consumers.stage)
         store.subscribe(self.changed, self.stage)
@@ -247,14 +251,12 @@ class PluginHost:
                 if self._follows_list:
                     rules_changed = True
                     self._list_changed(new)
-            elif directory == "routes":
-                self._drop(id_)
-            elif directory in ("services", "plugin_configs"):
-                for route_id in list(self._parts.get(key, ())):
-                    self._drop(route_id)
+            else:
+                self._drop_all_of(directory, id_)
             if key in self._made:
                 self._forget(key, new)
-        self._of_consumers = {}
+            self._referring.note(key, _places_of(directory, new))
+        self._of_consumers.clear()
         if rules_changed:
             self._rules_changed()
         self._router.version += 1  # what was found for a head is found again, with its chain
@@ -269,6 +271,31 @@ class PluginHost:
             self._metadata.pop(id_, None)
             if new is not None:
                 self._metadata[id_] = new.config
+
+    def _drop_all_of(self, directory: str, id_: str) -> None:
+        """Throw away the chains of routes that a record is part of."""
+        if directory == "routes":
+            self._drop(id_)
+        for route_id in list(self._parts.get(f"{directory}/{id_}", ())):
+            self._drop(route_id)
+
+    def uses_secret(self, place: Place) -> bool:
+        """Tell whether a secret is referred to; see ``SecretUser``."""
+        return place in self._referring
+
+    def secret_changed(self, place: Place) -> Iterator[None]:
+        """Throw away, in steps, what was made with a secret that is another one now."""
+        for key in self._referring.keys_of(place):
+            of_record = self._made.get(key, {})
+            for name in [name for name, made in of_record.items() if place in made.places]:
+                self._close(of_record.pop(name))
+            directory, _, id_ = key.partition("/")
+            if directory == "global_rules":
+                self._rules_changed()
+            self._drop_all_of(directory, id_)
+            self._of_consumers.clear()
+            self._router.version += 1
+            yield
 
     def _forget(self, key: str, new: Any) -> None:
         """Close the plugins of a record that are not in it any more, or not as they were."""
@@ -424,17 +451,22 @@ class _Staging:
         self._changes: list[Change] = []
         self._unknown: dict[str, tuple[str, ...]] = {}
         self._has_consumers = False
+        self._places: dict[str, frozenset[Place]] = {}
 
     def add(self, changes: Sequence[Change]) -> None:
         host = self._host
         self._unknown.update(host.find_unknown(changes))
         for change in changes:
+            key = f"{change.directory}/{change.id}"
+            places = _places_of(change.directory, change.new)
+            if places or host._referring.has(key):
+                self._places[key] = places
             if change.directory == "routes":
-                if change.id in host._chains or f"routes/{change.id}" in host._made:
+                if change.id in host._chains or key in host._made:
                     self._changes.append(change)
             elif change.directory == "consumers":
                 self._has_consumers = True
-                if f"consumers/{change.id}" in host._made:
+                if key in host._made:
                     self._changes.append(change)
             elif change.directory in _CONCERNED:
                 self._changes.append(change)
@@ -443,10 +475,13 @@ class _Staging:
         return iter(())
 
     def commit(self) -> None:
-        self._host.note_unknown(self._unknown)
-        self._host.changed(self._changes)
+        host = self._host
+        for key, places in self._places.items():
+            host._referring.note(key, places)
+        host.note_unknown(self._unknown)
+        host.changed(self._changes)
         if self._has_consumers:
-            self._host._of_consumers.clear()
+            host._of_consumers.clear()
 
     def clean(self) -> Iterator[None]:
         return iter(())
@@ -477,6 +512,11 @@ def _places(rules: Mapping[str, schema.GlobalRule]) -> dict[str, list[str]]:
         for name in rule.plugins:
             found.setdefault(name, []).append(f"global_rules/{id_}")
     return found
+
+
+def _places_of(directory: str, new: Any) -> frozenset[Place]:
+    """Return the secrets that the plugins of a record refer to."""
+    return places_in(new.plugins) if new is not None and directory in _PLUGIN_BEARING else frozenset()
 
 
 def _missing(reason: str) -> Use:

@@ -1,21 +1,22 @@
-"""References in configurations of plugins, and what they stand for (data-model.md section 12)."""
+"""References in configurations of plugins, what they stand for, and who has them (data-model.md section 12)."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from config_sync.secrets import Resolver, is_reference
+from config_sync.secrets import Place, Resolver, is_reference, parse
 
 
-def resolved(value: Any, secrets: Resolver, path: str, missing: list[str]) -> Any:
+def resolved(value: Any, secrets: Resolver, path: str, missing: dict[str, str]) -> Any:
     """Return a value with the texts its references stand for; the value itself when there are none in it.
 
-    A reference that leads nowhere stays as it is, and its path is added to ``missing``.
+    A reference that leads nowhere stays as it is, and is added to ``missing`` by its path.
     """
     if isinstance(value, str):
         if not is_reference(value):
             return value
         found = secrets.resolve(value)
         if found is None:
-            missing.append(path)
+            missing[path] = value
             return value
         return found
     if isinstance(value, dict):
@@ -25,3 +26,58 @@ def resolved(value: Any, secrets: Resolver, path: str, missing: list[str]) -> An
         items = [resolved(item, secrets, f"{path}[{index}]", missing) for index, item in enumerate(value)]
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
+
+
+def places_in(value: Any) -> frozenset[Place]:
+    """Return where the references to secrets in a value lead."""
+    return frozenset(_places_in(value))
+
+
+def _places_in(value: Any) -> Iterator[Place]:
+    if isinstance(value, str):
+        secret = parse(value) if is_reference(value) else None
+        if secret is not None:
+            yield secret.place
+    elif isinstance(value, dict):
+        for member in value.values():
+            yield from _places_in(member)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _places_in(item)
+
+
+class Referring:
+    """Which records refer to which secrets."""
+
+    __slots__ = ("_keys", "_places")
+
+    def __init__(self) -> None:
+        self._keys: dict[Place, set[str]] = {}
+        self._places: dict[str, frozenset[Place]] = {}
+
+    def note(self, key: str, places: frozenset[Place]) -> None:
+        """Let a record refer to these, and no others."""
+        for place in self._places.pop(key, ()):
+            keys = self._keys[place]
+            keys.discard(key)
+            if not keys:
+                del self._keys[place]
+        if places:
+            self._places[key] = places
+        for place in places:
+            self._keys.setdefault(place, set()).add(key)
+
+    def has(self, key: str) -> bool:
+        """Tell whether a record refers to any."""
+        return key in self._places
+
+    def keys_of(self, place: Place) -> list[str]:
+        """Return the records that refer to a secret."""
+        return list(self._keys.get(place, ()))
+
+    def keys(self) -> list[str]:
+        """Return all that refer to any."""
+        return list(self._places)
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self._keys

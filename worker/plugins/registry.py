@@ -151,7 +151,7 @@ class Registry:
     def with_plugins(self, more: Iterable[Registered]) -> "Registry":
         """Return a registry with further plugins, which take the place of those of the same name."""
         plugins = {**self._plugins, **{registered.name: registered for registered in more}}
-        return Registry(plugins, self.secrets, self._withheld)
+        return Registry(plugins, withheld=self._withheld)
 
     def names(self) -> list[str]:
         """Return the names of all plugins, by priority."""
@@ -163,9 +163,9 @@ class Registry:
         if registered is None:
             warnings.append(f"{path}: there is no plugin {name}")
             return
-        missing: list[str] = []
+        missing: dict[str, str] = {}
         plain = resolved(config, self.secrets, path, missing)
-        warnings += [f"{at}: nothing is known of what it refers to" for at in missing]
+        warnings += [f"{at}: nothing is known of what it refers to" for at in self._lost(missing)]
         try:
             if is_credential:
                 registered.consumer(plain, path, warnings)
@@ -183,10 +183,11 @@ class Registry:
         registered = self.get(name)
         if registered is None or registered.plugin.Consumer is None:
             return None
-        missing: list[str] = []
+        missing: dict[str, str] = {}
         plain = resolved(config, self.secrets, "$", missing)
+        for path in self._lost(missing):
+            log.error("%s: %s opens nothing: nothing is known of what %s refers to", key, name, path)
         if missing:
-            log.error("%s: %s opens nothing: nothing is known of what %s refers to", key, name, missing[0])
             return None
         try:
             typed = registered.consumer(plain, "$", [])
@@ -200,11 +201,15 @@ class Registry:
 
     def plain(self, name: str, config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         """Return a configuration with what it refers to; a reference that leads nowhere stays as it is written."""
-        missing: list[str] = []
+        missing: dict[str, str] = {}
         plain: Mapping[str, Any] = resolved(config, self.secrets, "$", missing)
-        for path in missing:
+        for path in self._lost(missing):
             log.error("%s: plugin %s: nothing is known of what %s refers to", key, name, path)
         return plain
+
+    def _lost(self, missing: Mapping[str, str]) -> list[str]:
+        """Return the paths of references that nobody is going to say anything about."""
+        return [path for path, reference in missing.items() if not self.secrets.is_managed(reference)]
 
     def metadata(self, name: str, config: dict[str, Any], path: str, warnings: list[str]) -> None:
         """Check metadata; those of unknown plugins are accepted."""

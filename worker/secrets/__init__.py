@@ -1,0 +1,1 @@
+"""Secrets that are kept outside of the configuration: fetched from their managers, kept, and fetched again."""
