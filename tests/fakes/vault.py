@@ -16,6 +16,8 @@ class Vault:
         self.token = token
         self.status = 200
         self.body: bytes | None = None  # instead of what it holds
+        self.delay = 0.0  # seconds before an answer, until ``release``
+        self._released = threading.Event()
         self.asked: list[tuple[str, dict[str, str]]] = []
         vault = self
 
@@ -24,6 +26,8 @@ class Vault:
 
             def do_GET(self) -> None:
                 vault.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                if vault.delay:
+                    vault._released.wait(vault.delay)
                 status, body = vault.answer(self.path, self.headers.get("X-Vault-Token"))
                 with contextlib.suppress(OSError):
                     self.send_response(status)
@@ -55,8 +59,14 @@ class Vault:
         """Return a record by which it is reached."""
         return {"uri": self.url, "prefix": prefix, "token": self.token, **more}
 
+    def release(self) -> None:
+        """Answer whoever waits, and delay nobody any more."""
+        self.delay = 0.0
+        self._released.set()
+
     def close(self) -> None:
         """Stop it."""
+        self.release()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
