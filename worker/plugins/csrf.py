@@ -109,7 +109,7 @@ class Csrf(Plugin[CsrfConfig]):
         try:
             token = _decode(b64decode(text, validate=True))
             number, issued = f"{token.random:.14g}", f"{token.expires:.14g}"
-        except (ValueError, OverflowError, msgspec.DecodeError):
+        except (ValueError, OverflowError, RecursionError, msgspec.DecodeError):
             return False
         if not math.isfinite(token.expires) or (self.config.expires and now - token.expires > self.config.expires):
             return False

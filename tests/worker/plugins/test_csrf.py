@@ -96,10 +96,11 @@ def test_tokens_of_another_gateway_with_the_key_count() -> None:
         b64encode(b"5").decode(),
         b64encode(b"{}").decode(),
         b64encode(b"\xff").decode(),
+        b64encode(b'{"a":' + b"[" * 2000).decode(),
         "a",
         "%%%",
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_forged_or_too_old_does_not(token: str) -> None:
     answer = posted(token)
