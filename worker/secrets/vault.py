@@ -7,15 +7,10 @@ of the engine ``data`` belongs in the prefix, as in ``kv/data/apisix``.
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from config_sync.schema import Vault
-from config_sync.secrets import Resolver, is_reference
+from config_sync.secrets import Resolver
 from worker.plugins.http_client import HttpClient, HttpFailed
-from worker.secrets.source import SecretFailed, SecretNotThere
-
-ANSWER_TIME = 5.0  # seconds
-LARGEST = 1024 * 1024  # bytes; Vault's own limit
+from worker.secrets.source import ANSWER_TIME, LARGEST, Plain, SecretFailed, SecretNotThere, decoded_object
 
 
 class VaultSource:
@@ -28,18 +23,17 @@ class VaultSource:
             ConfigError: there is no HTTP client.
         """
         http.require("$secret://vault")
-        self._settings = settings
+        self._plain = Plain(settings, environment)
+        self._has_namespace = settings.namespace is not None
         self._http = http
-        self._environment = environment
 
     async def fetch(self, name: str) -> dict[str, Any] | str:
         """Read what is at a path; see ``SecretSource``."""
-        url = "/".join(
-            (self._plain("uri").rstrip("/"), "v1", quote(self._plain("prefix").strip("/")), quote(name.strip("/")))
-        )
-        fields = [(b"X-Vault-Token", self._plain("token").encode())]
-        if self._settings.namespace is not None:
-            fields.append((b"X-Vault-Namespace", self._plain("namespace").encode()))
+        plain = self._plain
+        url = "/".join((plain["uri"].rstrip("/"), "v1", quote(plain["prefix"].strip("/")), quote(name.strip("/"))))
+        fields = [(b"X-Vault-Token", plain["token"].encode())]
+        if self._has_namespace:
+            fields.append((b"X-Vault-Namespace", plain["namespace"].encode()))
         try:
             answer = await self._http.request("GET", url, fields=fields, within=ANSWER_TIME, largest=LARGEST)
         except HttpFailed as error:
@@ -50,21 +44,11 @@ class VaultSource:
             raise SecretFailed(f"Vault answers {answer.status}")
         return _values_in(answer.body)
 
-    def _plain(self, field: str) -> str:
-        text: str = getattr(self._settings, field)
-        found = self._environment.resolve(text) if is_reference(text) else text
-        if found is None:
-            raise SecretFailed(f"nothing is known of what {field} refers to")
-        return found
-
 
 def _values_in(body: bytes) -> dict[str, Any]:
-    try:
-        values = msgspec.json.decode(body, type=dict[str, Any]).get("data")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        values = None
+    values = decoded_object(body, "Vault").get("data")
     if not isinstance(values, dict):
-        raise SecretFailed("Vault's answer cannot be read")
+        raise SecretFailed("what Vault answers holds no data")
     inner = values.get("data")
     if isinstance(inner, dict) and isinstance(values.get("metadata"), dict):
         return inner  # version 2 of the engine

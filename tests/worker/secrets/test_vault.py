@@ -37,20 +37,20 @@ def fetch(settings: dict[str, Any], name: str = "jack", environment: dict[str, s
 
 def test_a_secret_is_read_below_the_prefix_with_the_token(vault: Vault) -> None:
     assert fetch(vault.settings()) == {"key": "k", "number": 7}
-    ((path, fields),) = vault.asked
-    assert path == "/v1/kv/apisix/jack"
-    assert fields["x-vault-token"] == "root"
-    assert "x-vault-namespace" not in fields
+    (asked,) = vault.asked
+    assert (asked.method, asked.path) == ("GET", "/v1/kv/apisix/jack")
+    assert asked.fields["x-vault-token"] == "root"
+    assert "x-vault-namespace" not in asked.fields
 
 
 def test_names_and_slashes(vault: Vault) -> None:
     assert fetch(vault.settings("/kv/apisix/", uri=f"{vault.url}/"), "team/a b") == {"key": "spaced"}
-    assert vault.asked[0][0] == "/v1/kv/apisix/team/a%20b"
+    assert vault.asked[0].path == "/v1/kv/apisix/team/a%20b"
 
 
 def test_a_namespace_is_named(vault: Vault) -> None:
     fetch(vault.settings(namespace="team"))
-    assert vault.asked[0][1]["x-vault-namespace"] == "team"
+    assert vault.asked[0].fields["x-vault-namespace"] == "team"
 
 
 def test_version_2_of_the_engine(vault: Vault) -> None:
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_told_apart_from_what_cannot_be_known(vault: Vault)
 @pytest.mark.parametrize("body", [b"", b"x", b"[]", b"{}", b'{"data":null}', b'{"data":"x"}', b'{"data":' * 5000])
 def test_an_answer_that_makes_no_sense_is_a_failure(vault: Vault, body: bytes) -> None:
     vault.body = body or b" "
-    with pytest.raises(SecretFailed, match="cannot be read"):
+    with pytest.raises(SecretFailed, match="what Vault answers"):
         fetch(vault.settings())
 
 
