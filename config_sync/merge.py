@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from config_sync.schema.consumers import Consumer
+from config_sync.schema.decoding import AUTHENTICATION
 from config_sync.schema.fields import Timeout
-from config_sync.schema.plugins import AUTHENTICATION, ConsumerGroup, PluginConfig, is_disabled
+from config_sync.schema.plugins import ConsumerGroup, PluginConfig, is_disabled
 from config_sync.schema.routes import Route
 from config_sync.schema.services import Service
 from config_sync.schema.stream_routes import StreamRoute
@@ -109,17 +110,26 @@ def merge(
     )
 
 
-def lay_over(merged: Merged, consumer: Stored[Consumer], group: Stored[ConsumerGroup] | None = None) -> Merged:
+def lay_over(
+    merged: Merged,
+    consumer: Stored[Consumer],
+    group: Stored[ConsumerGroup] | None = None,
+    credentials: frozenset[str] = AUTHENTICATION,
+) -> Merged:
     """Lay the plugins of a consumer and of its group over what a request sees; credentials do not run."""
     version = merged.version if group is None else f"{merged.version}&{group.revision}"
     # Consumers written in one transaction have the same revision: the name tells them apart.
     version += f"&{consumer.resource.username}#{consumer.revision}"
-    return replace(merged, plugins={**merged.plugins, **laid_over(consumer, group)}, version=version)
+    return replace(merged, plugins={**merged.plugins, **laid_over(consumer, group, credentials)}, version=version)
 
 
-def laid_over(consumer: Stored[Consumer] | None, group: Stored[ConsumerGroup] | None) -> PluginUses:
+def laid_over(
+    consumer: Stored[Consumer] | None,
+    group: Stored[ConsumerGroup] | None,
+    credentials: frozenset[str] = AUTHENTICATION,
+) -> PluginUses:
     """Return the plugins of a consumer over those of its group; credentials do not run."""
-    own = {name: use for name, use in _plugins_of(consumer).items() if name not in AUTHENTICATION}
+    own = {name: use for name, use in _plugins_of(consumer).items() if name not in credentials}
     return {**_plugins_of(group), **own}
 
 

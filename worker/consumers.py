@@ -125,10 +125,15 @@ class _Index:
 class Consumers:
     """All consumers and credentials, ready to be found."""
 
-    def __init__(self, decode: Decode) -> None:
-        """``decode`` makes of a plugin's name, a configuration and the key of its record the value that it is found by,
-        and the typed form; None when it opens nothing.
+    def __init__(self, decode: Decode, credentials: frozenset[str] = schema.AUTHENTICATION) -> None:
+        """Begin without any.
+
+        Args:
+            decode: makes of a plugin's name, a configuration and the key of its record the value that it is found by,
+                and the typed form; None when it opens nothing.
+            credentials: plugins whose configuration in a consumer is one, and does not run.
         """
+        self._credentials = credentials
         self._decode = decode
         self._index = _Index()
         self._secret_changes = 0
@@ -152,7 +157,7 @@ class Consumers:
         if isinstance(new, schema.Credential):
             username, _, credential_id = key.partition("/credentials/")
         else:
-            others = new.plugins.keys() - schema.AUTHENTICATION
+            others = new.plugins.keys() - self._credentials
             person = _Person(new.group_id, new.labels or {}, bool(others))
         claims = []
         for plugin, config in new.plugins.items():

@@ -285,7 +285,7 @@ def open_plugins(
     metrics: Metrics,
 ) -> tuple[PluginHost, SecretCache]:
     """Make what knows which plugins apply, and the secrets that their configurations refer to."""
-    consumers = Consumers(registry.credential)
+    consumers = Consumers(registry.credential, registry.credentials)
     services = PluginServices(
         loop,
         settings,

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 from config_sync.encryption import Keyring
 from config_sync.schema.consumers import Consumer, Credential, decode_consumer
-from config_sync.schema.decoding import PluginCheck
+from config_sync.schema.decoding import AUTHENTICATION, PluginCheck
 from config_sync.schema.fields import Resource, Timeout
 from config_sync.schema.plugins import (
-    AUTHENTICATION,
     ConsumerGroup,
     GlobalRule,
     ListedPlugin,

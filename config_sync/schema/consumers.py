@@ -9,7 +9,7 @@ from config_sync.encryption import Keyring
 from config_sync.errors import InvalidResource
 from config_sync.schema.decoding import Context, Kind, PluginCheck
 from config_sync.schema.fields import NOTHING, Id, LabelledResource, NamedResource, check_labels, shown
-from config_sync.schema.plugins import AUTHENTICATION, PluginConfigs, check_plugins
+from config_sync.schema.plugins import PluginConfigs, check_plugins
 
 _LONGEST_CREDENTIAL_ID = 128
 
@@ -47,7 +47,7 @@ def _check_credential(credential: Credential, context: Context) -> None:
     if len(credential.plugins) > 1:
         raise InvalidResource("$.plugins", "must hold one plugin; write another credential for another one")
     for name in credential.plugins:
-        if name not in AUTHENTICATION:
+        if name not in context.credentials:
             raise InvalidResource(f"$.plugins[{shown(name)}]", "is no plugin that authenticates a consumer")
     check_plugins(credential.plugins, "$.plugins", context, sensitive.CREDENTIAL, credentials=True)
 

@@ -30,21 +30,34 @@ class PluginCheck(Protocol):
             InvalidResource: the plugin cannot work with it.
         """
 
+    @property
+    def credentials(self) -> frozenset[str]:
+        """The plugins whose configuration in a consumer is a credential."""
+
     def metadata(self, name: str, config: dict[str, Any], path: str, warnings: list[str]) -> None:
         """Check a plugin's metadata likewise."""
 
 
 _MOST_WARNINGS = 20
 
+AUTHENTICATION = frozenset(
+    (
+        *("key-auth", "basic-auth", "jwt-auth", "hmac-auth", "jwe-decrypt"),
+        *("ldap-auth", "ldap-auth-advanced", "wolf-rbac"),
+    )
+)
+"""APISIX's plugins whose configuration in a consumer is a credential."""
+
 
 class Context:
     """What the checks of one value need besides the value: the keys, the plugins, and where warnings go."""
 
-    __slots__ = ("check_plugin", "keyring", "warnings")
+    __slots__ = ("check_plugin", "credentials", "keyring", "warnings")
 
     def __init__(self, keyring: Keyring | None, check_plugin: PluginCheck | None = None) -> None:
         self.keyring = keyring
         self.check_plugin = check_plugin
+        self.credentials = check_plugin.credentials if check_plugin is not None else AUTHENTICATION
         self.warnings: list[str] = []
 
 

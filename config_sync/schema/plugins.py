@@ -25,14 +25,6 @@ from config_sync.schema.fields import (
 )
 from config_sync.schema.plugin_expressions import PATHS, check_plugin_expressions
 
-AUTHENTICATION = frozenset(
-    (
-        *("key-auth", "basic-auth", "jwt-auth", "hmac-auth", "jwe-decrypt"),
-        *("ldap-auth", "ldap-auth-advanced", "wolf-rbac"),
-    )
-)
-"""Plugins whose configuration in a consumer is a credential."""
-
 _LUA = {
     "serverless-pre-function": "functions",
     "serverless-post-function": "functions",
@@ -125,7 +117,7 @@ def check_plugins(
             for field in secrets[name]:
                 sensitive.rewrite(config, field, keyring.decrypt)
         if context.check_plugin is not None and not is_disabled(config):
-            is_credential = credentials and name in AUTHENTICATION
+            is_credential = credentials and name in context.credentials
             context.check_plugin(name, config, f"{path}[{shown(name)}]", is_credential, context.warnings)
 
 

@@ -64,7 +64,9 @@ class Use:
     @property
     def fails_closed(self) -> bool:
         """Whether it is never passed over."""
-        return self.plugin.fails_closed or self.name in AUTHENTICATION or self.name in FAIL_CLOSED
+        plugin = self.plugin
+        is_known = self.name in AUTHENTICATION or self.name in FAIL_CLOSED
+        return is_known or plugin.fails_closed or plugin.Consumer is not None
 
     @property
     def order(self) -> tuple[int, str]:
@@ -96,6 +98,7 @@ class Chain:
 
     __slots__ = (
         "access",
+        "authenticating",
         "before_proxy",
         "body_filter",
         "brought",
@@ -123,6 +126,7 @@ class Chain:
         self.brought: tuple[Step, ...] = ()  # of a consumer's: see ``consumer_rewrite``
         everyone = (*self.global_uses, *self.uses)
         self.closed = frozenset(use.name for use in everyone if use.fails_closed)
+        self.authenticating = frozenset(use.name for use in everyone if use.plugin.Consumer is not None)
         self.rewrite = self._steps(everyone, "rewrite")
         self.access = self._steps(everyone, "access")
         self.before_proxy = self._steps(everyone, "before_proxy")
@@ -147,7 +151,7 @@ class Chain:
     def consumer_rewrite(self, before: "Chain") -> tuple[Step, ...]:
         """Return the rewrite hooks of what a consumer has brought that did not run before it was known."""
         ran = {use.name for use in before.uses}
-        left_out = {*ran, *AUTHENTICATION, "multi-auth"}
+        left_out = {*ran, *AUTHENTICATION, *self.authenticating, "multi-auth"}
         brought = [use for use in self.uses if use.name not in left_out]
         return self._steps(brought, "rewrite")
 

@@ -153,7 +153,8 @@ class PluginHost:
             if group is None:
                 missing = _missing(f"consumer group {attached.group_id} of {attached.username} does not exist")
                 return self._chain((*chain.uses, missing), chain.global_uses)
-        for name, use in laid_over(self._stored("consumers", attached.username), group).items():
+        consumer = self._stored("consumers", attached.username)
+        for name, use in laid_over(consumer, group, self.registry.credentials).items():
             made = self._use(name, use.config, use.key) if not use.is_disabled else None
             if made is not None:
                 uses[name] = made

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from config_sync import schema
 from config_sync.errors import InvalidResource, SettingsError
 from config_sync.schema import AUTHENTICATION
 from config_sync.schema.decoding import Lenient
@@ -51,7 +52,9 @@ class Registered:
     @property
     def fails_closed(self) -> bool:
         """Whether nobody gets through where it cannot run."""
-        return self.plugin.fails_closed or self.name in AUTHENTICATION or self.name in FAIL_CLOSED
+        plugin = self.plugin
+        is_known = self.name in AUTHENTICATION or self.name in FAIL_CLOSED
+        return is_known or plugin.fails_closed or plugin.Consumer is not None
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -138,6 +141,8 @@ class Registry:
         self._plugins = plugins
         self._withheld = withheld
         self.secrets = secrets or Resolver()
+        own = (name for name, registered in plugins.items() if registered.plugin.Consumer is not None)
+        self.credentials = schema.AUTHENTICATION.union(own)  # plugins whose configuration in a consumer is one
 
     def get(self, name: str) -> Registered | None:
         """Return a plugin that is there."""

@@ -1,11 +1,14 @@
 """What plugins that authenticate have in common: identity, forged fields, anonymous consumers, references."""
 
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 
+from worker.consumers import AttachedConsumer
 from worker.exchange import Exchange
 from worker.plugins.answer import Answer, json_answer
+from worker.plugins.authentication import AuthenticationConfig, Authenticator
 from worker.plugins.base import NoConfig, Plugin
 from worker.plugins.testing import PluginKit
 from worker.variables import accessor
@@ -136,6 +139,61 @@ def test_a_failing_plugin_that_keeps_somebody_out_is_never_bypassed(monkeypatch:
         monkeypatch.setattr(plugin, "rewrite", fails)
         with PluginKit({plugin.name: config}, settings={"plugins": {"on_failure": "bypass"}}) as kit:
             assert kit.request().status == 500
+
+
+# plugins of others
+
+
+class Pin(msgspec.Struct):
+    """What a consumer has."""
+
+    pin: Annotated[str, msgspec.Meta(min_length=4)]
+
+
+class PinConfig(AuthenticationConfig, kw_only=True):
+    """Nothing of its own."""
+
+    realm: str = "pin"
+
+
+class PinAuth(Authenticator[PinConfig]):
+    """One that somebody else has written."""
+
+    name = "pin-auth"
+    priority = 2505
+    Config = PinConfig
+    Consumer = Pin
+    credential = "pin"
+    scheme = "Pin"
+
+    def authenticate(self, exchange: Exchange) -> AttachedConsumer | str:
+        value = exchange.request.header(b"pin") if exchange.request is not None else None
+        return self.consumers.find(self.name, (value or b"").decode()) or "no such pin"
+
+
+def test_a_plugin_of_somebody_else_has_consumers_and_credentials_too() -> None:
+    records = {
+        "consumers/jack": {"plugins": {"pin-auth": {"pin": "1111"}}},
+        "consumers/jack/credentials/other": {"plugins": {"pin-auth": {"pin": "2222"}}},
+    }
+    with PluginKit({"pin-auth": {}}, records, extra=(PinAuth,)) as kit:
+        assert identity(kit, {"pin": "1111"}) == ["jack", None, None]
+        assert identity(kit, {"pin": "2222"}) == ["jack", "other", None]
+        assert kit.request(headers={"pin": "3333"}).status == 401
+        attached = kit.context.plugins.consumers.find("pin-auth", "1111")
+        assert attached is not None
+        assert not attached.has_plugins
+        with pytest.raises(AssertionError, match="pin"):
+            kit.put("consumers/jill", {"plugins": {"pin-auth": {"pin": "1"}}})
+
+
+def test_a_plugin_of_somebody_else_that_fails_is_not_bypassed_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(PinAuth, "rewrite", fails)
+    with PluginKit({"pin-auth": {}}, extra=(PinAuth,), settings={"plugins": {"on_failure": "bypass"}}) as kit:
+        assert kit.request().status == 500
 
 
 # references
