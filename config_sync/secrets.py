@@ -5,7 +5,7 @@ read here; other managers are registered with a ``Resolver`` under the name that
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -59,6 +59,24 @@ def parse(reference: str) -> SecretReference | None:
     name, slash, key = rest.rpartition("/")
     parts = SecretReference(manager, id_, name, key) if slash else SecretReference(manager, id_, rest, "")
     return parts if manager and id_ and parts.name and (parts.key or not slash) else None
+
+
+def places_in(value: Any) -> frozenset[Place]:
+    """Return where the references to secrets in a value lead."""
+    return frozenset(_places_in(value))
+
+
+def _places_in(value: Any) -> Iterator[Place]:
+    if isinstance(value, str):
+        secret = parse(value) if is_reference(value) else None
+        if secret is not None:
+            yield secret.place
+    elif isinstance(value, dict):
+        for member in value.values():
+            yield from _places_in(member)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _places_in(item)
 
 
 class Resolver:

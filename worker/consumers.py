@@ -19,9 +19,9 @@ import msgspec
 from config_sync import schema
 from config_sync.cache import Change
 from config_sync.schema.plugins import is_disabled
-from config_sync.secrets import Place
+from config_sync.secrets import Place, places_in
 from worker.collector import Pause
-from worker.plugins.references import Referring, places_in
+from worker.plugins.references import Referring
 
 log = logging.getLogger("propylon.consumers")
 

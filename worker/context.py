@@ -135,7 +135,8 @@ class WorkerContext:
         self.pools: Pools[Http1Client] = Pools()
         balancing = Balancing(seed, Stepper(loop), row)
         self.checks = checks
-        self.builder = open_builder(settings, loop, self.pools, balancing, checks)
+        registry = registry or Registry({})
+        self.builder = open_builder(settings, loop, self.pools, balancing, checks, registry)
         self.switcher = Switcher(store, self.router, self.builder)
         self.metrics = Metrics(prometheus_settings(settings.plugin_attr), Existence(store), series)
         self.plugins, self.secrets = open_plugins(
@@ -143,7 +144,7 @@ class WorkerContext:
             loop,
             store,
             self.switcher,
-            registry or Registry({}),
+            registry,
             state or own_state(number),
             number,
             self.metrics,
@@ -301,6 +302,7 @@ def open_plugins(
     secrets = open_secrets(services, registry.secrets, store)
     secrets.add_user(consumers)
     secrets.add_user(host)
+    secrets.add_user(switcher.builder.tls)
     return host, secrets
 
 
@@ -309,10 +311,11 @@ def open_builder(
     loop: asyncio.AbstractEventLoop,
     pools: "Pools[Http1Client]",
     balancing: Balancing,
-    checks: "CheckRegistry | None" = None,
+    checks: "CheckRegistry | None",
+    registry: Registry,
 ) -> UpstreamBuilder:
     """Make what builds upstreams, with all that it needs to reach their nodes."""
     client = DnsClient(loop, settings.dns_resolver, settings.resolver_timeout, settings.enable_resolv_search_opt)
     resolver = Resolver(loop, client, HostsFile(loop), settings.enable_ipv6, settings.dns_resolver_valid)
-    transport = Transport(pools, resolver, TlsProfiles(settings.ssl.ssl_trusted_certificate))
+    transport = Transport(pools, resolver, TlsProfiles(settings.ssl.ssl_trusted_certificate, registry.secrets))
     return UpstreamBuilder(transport, open_discoveries(settings, loop), balancing, checks)

@@ -19,11 +19,11 @@ from config_sync.cache import Change, ConfigStore
 from config_sync.errors import ConfigError
 from config_sync.merge import Merged, PluginUse, Stored, laid_over, merge
 from config_sync.schema.plugins import PluginMeta, is_disabled
-from config_sync.secrets import Place
+from config_sync.secrets import Place, places_in
 from worker.consumers import AttachedConsumer, Consumers
 from worker.plugins.base import FAILURES, Plugin, Scope
 from worker.plugins.chain import Chain, Meta, Use
-from worker.plugins.references import Referring, places_in
+from worker.plugins.references import Referring
 from worker.plugins.registry import Registered, Registry
 from worker.plugins.services import PluginServices
 from worker.plugins.stand_ins import FailClosed, Missing

@@ -1,9 +1,8 @@
 """References in configurations of plugins, what they stand for, and who has them (data-model.md section 12)."""
 
-from collections.abc import Iterator
 from typing import Any
 
-from config_sync.secrets import Place, Resolver, is_reference, parse
+from config_sync.secrets import Place, Resolver, is_reference
 
 
 def resolved(value: Any, secrets: Resolver, path: str, missing: dict[str, str]) -> Any:
@@ -26,24 +25,6 @@ def resolved(value: Any, secrets: Resolver, path: str, missing: dict[str, str]) 
         items = [resolved(item, secrets, f"{path}[{index}]", missing) for index, item in enumerate(value)]
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
-
-
-def places_in(value: Any) -> frozenset[Place]:
-    """Return where the references to secrets in a value lead."""
-    return frozenset(_places_in(value))
-
-
-def _places_in(value: Any) -> Iterator[Place]:
-    if isinstance(value, str):
-        secret = parse(value) if is_reference(value) else None
-        if secret is not None:
-            yield secret.place
-    elif isinstance(value, dict):
-        for member in value.values():
-            yield from _places_in(member)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _places_in(item)
 
 
 class Referring:

@@ -9,13 +9,13 @@ import asyncio
 import hashlib
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
 from config_sync import schema
+from config_sync.secrets import Place, is_reference, places_in
 from config_sync.secrets import Resolver as SecretResolver
-from config_sync.secrets import is_reference
 from worker.errors import CertificateInvalid, CertificateMissing
 from worker.upstream.pool import Pool
 
@@ -64,6 +64,7 @@ class TlsProfile:
         "_describe",
         "_endpoints",
         "_make",
+        "_resolve",
         "generation",
         "pairs",
         "pools",
@@ -73,6 +74,7 @@ class TlsProfile:
     def __init__(
         self,
         make: "Callable[[Pairs], UpstreamContext]",
+        resolve: "Callable[[Pairs], Pairs]",
         pairs: "Pairs | None",
         verify: bool,
         endpoints: "WeakValueDictionary[str, Endpoint]",
@@ -83,6 +85,7 @@ class TlsProfile:
         self.generation = 0
         self.pools: WeakSet[Pool[Any]] = WeakSet()
         self._make = make
+        self._resolve = resolve
         self._endpoints = endpoints
         self._describe = describe
         self._context: UpstreamContext | None = None
@@ -99,16 +102,16 @@ class TlsProfile:
             if self.pairs is None:
                 raise CertificateMissing(f"{self._describe} does not exist, is off, or is not of type client")
             generation = self.generation
-            if self._building is None:
-                self._building = loop.run_in_executor(None, self._make, self.pairs)
-            building = self._building
             try:
+                if self._building is None:
+                    self._building = loop.run_in_executor(None, self._make, self._resolve(self.pairs))
+                building = self._building
                 context = await asyncio.shield(building)
             except (OSError, ValueError) as error:
                 raise CertificateInvalid(f"{self._describe} cannot be used: {error}") from error
             finally:
                 # What has failed is tried again by the next connection: a file or a secret may be there by then.
-                if self._building is building and building.done():
+                if self._building is not None and self._building.done():
                     self._building = None
             if generation == self.generation:
                 context.endpoints = self._endpoints
@@ -120,6 +123,10 @@ class TlsProfile:
         if pairs == self.pairs:
             return
         self.pairs = pairs
+        self.renew()
+
+    def renew(self) -> None:
+        """Make the context anew, for what certificate or key refer to is another one now."""
         self.generation += 1
         self._context = None
         self._building = None
@@ -157,11 +164,34 @@ class TlsProfiles:
         if profile is None:
 
             def make(pairs: Pairs) -> UpstreamContext:
-                return build_context(tuple(map(self._plain, pairs)), verify, self._authorities)
+                return build_context(pairs, verify, self._authorities)
 
-            profile = TlsProfile(make, pairs, verify, self.endpoints, describe or "ssl.ssl_trusted_certificate")
+            describe = describe or "ssl.ssl_trusted_certificate"
+            profile = TlsProfile(make, self._resolved, pairs, verify, self.endpoints, describe)
             self._profiles[identity, verify] = profile
+            self._ask_for(pairs)
         return identity, profile
+
+    def _ask_for(self, pairs: "Pairs | None") -> None:
+        """Let secrets be fetched before somebody waits for them."""
+        for text in (text for pair in pairs or () for text in pair):
+            if is_reference(text):
+                self._secrets.resolve(text)
+
+    def uses_secret(self, place: Place) -> bool:
+        """Tell whether a secret is referred to."""
+        shown = (profile.pairs for profile in self._profiles.values())
+        return any(place in places_in(pairs) for pairs in (*self._certificates.values(), *shown))
+
+    def secret_changed(self, place: Place) -> Iterator[None]:
+        """Show, in steps, what certificates and keys refer to now."""
+        for profile in list(self._profiles.values()):
+            if place in places_in(profile.pairs):
+                profile.renew()
+            yield
+
+    def _resolved(self, pairs: Pairs) -> Pairs:
+        return tuple(map(self._plain, pairs))
 
     def _plain(self, pair: tuple[str, str]) -> tuple[str, str]:
         plain = []
@@ -182,6 +212,7 @@ class TlsProfiles:
             return
         if pairs is not None:
             self._certificates[id_] = pairs
+            self._ask_for(pairs)
         for verify in (False, True):
             profile = self._profiles.get((f"ssl/{id_}", verify))
             if profile is not None:

@@ -4,11 +4,12 @@ import asyncio
 import ssl
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from config_sync.schema import Ssl, UpstreamTls
-from config_sync.secrets import Resolver
+from config_sync.secrets import Resolver, SecretReference
 from tests.fakes.certificates import Certificates
 from worker.errors import CertificateInvalid, CertificateMissing
 from worker.upstream.pool import Pool, PoolKey
@@ -99,6 +100,44 @@ def test_references_are_followed() -> None:
     assert context(profiles.profile(UpstreamTls(client_cert="$env://CERT", client_key="$env://KEY"))[1])
     with pytest.raises(CertificateInvalid, match="NOTHING"):
         context(profiles.profile(UpstreamTls(client_cert="$env://NOTHING", client_key="$env://KEY"))[1])
+
+
+class Manager:
+    """Knows what it has been told."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.asked: set[str] = set()
+
+    def secret(self, reference: SecretReference) -> str | None:
+        assert threading.current_thread() is threading.main_thread()
+        self.asked.add(reference.key)
+        return self.values.get(reference.key)
+
+
+@pytest.mark.parametrize("is_inline", [True, False])
+def test_secrets_are_asked_for_at_once_and_renewed_when_they_change(is_inline: bool) -> None:
+    manager = Manager()
+    profiles = TlsProfiles(secrets=Resolver({}, {"vault": manager}))
+    cert, key = "$secret://vault/1/mine/cert", "$secret://vault/1/mine/key"
+    if is_inline:
+        profile = profiles.profile(UpstreamTls(client_cert=cert, client_key=key))[1]
+    else:
+        profiles.ssl_changed("mine", Ssl(type="client", cert=cert, key=key))
+        profile = profiles.profile(UpstreamTls(client_cert_id="mine"))[1]
+    assert manager.asked == {"cert", "key"}
+    with pytest.raises(CertificateInvalid, match="vault/1/mine/cert"):
+        context(profile)
+    assert profiles.uses_secret(("vault", "1", "mine"))
+    assert not profiles.uses_secret(("vault", "1", "other"))
+    manager.values = {"cert": CERT, "key": KEY}
+    first = context(profile)  # what has failed is tried again
+    assert context(profile) is first
+    for place, renewed in ((("vault", "1", "other"), 0), (("vault", "1", "mine"), 1)):
+        for _ in profiles.secret_changed(place):
+            pass
+        assert profile.generation == renewed  # by which connections are told apart
+    assert context(profile) is not first
 
 
 def test_an_encrypted_key_asks_nobody() -> None:
