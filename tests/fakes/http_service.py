@@ -6,6 +6,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
+import aiohttp  # noqa: F401 - who asks imports it, and must not do so while the clock runs
+
 
 class Asked(NamedTuple):
     """A request; the names of fields are in lower case."""

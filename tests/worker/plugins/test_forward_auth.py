@@ -66,7 +66,7 @@ def service() -> Iterator[Service]:
 
 
 def ask(service: Service, config: dict[str, Any], *request: Any, **how: Any) -> Outcome:
-    with PluginKit({"forward-auth": {"uri": service.url, **config}}) as kit:
+    with PluginKit({"forward-auth": {"uri": service.url, "timeout": 60_000, **config}}) as kit:
         return kit.request(*request, **how)
 
 

@@ -26,7 +26,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settle(kit: PluginKit) -> None:
-    kit.run(kit.context.secrets.settled(5))
+    kit.run(kit.context.secrets.settled(9))
 
 
 def until(kit: PluginKit, condition: Callable[[], bool]) -> None:

@@ -91,12 +91,12 @@ class Kit:
         return self.cache.secret(reference)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
                 await asyncio.sleep(0.001)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT", 0.02)
     monkeypatch.setattr(module, "RETRY_AT_MOST", 0.02)
@@ -120,7 +120,7 @@ def test_a_secret_is_there_soon_after_it_was_asked_for_and_its_users_hear_of_it(
     async def work(kit: Kit) -> None:
         kit.manage()
         assert kit.ask() is None
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.ask() == "one"
         assert kit.ask("$secret://vault/1/team/jack/other") == "two"
         assert kit.ask("$secret://vault/1/team/jack/none") is None
@@ -133,10 +133,10 @@ def test_a_secret_is_there_soon_after_it_was_asked_for_and_its_users_hear_of_it(
 def test_the_manager_may_come_after_the_question_and_go() -> None:
     async def work(kit: Kit) -> None:
         assert kit.ask() is None
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.source.asked == []
         kit.manage()
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.ask() == "one"
         kit.cache.changed([Change("secrets", "vault/1", None)])
         assert kit.ask() is None
@@ -149,7 +149,7 @@ def test_other_settings_mean_another_question() -> None:
     async def work(kit: Kit) -> None:
         kit.manage()
         kit.ask()
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         kit.source = Source()
         kit.source.values = {"team/jack": {"key": "new"}}
         kit.manage()
@@ -170,13 +170,14 @@ def test_an_answer_to_the_question_of_former_settings_does_not_count() -> None:
         kit.source.values = {"team/jack": {"key": "new"}}
         kit.manage()
         former.lets.set()
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.ask() == "new"
         assert kit.user.heard == [PLACE]
 
     run(work)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_it_is_fetched_again_and_users_hear_of_what_has_changed_alone() -> None:
     async def work(kit: Kit) -> None:
         kit.manage()
@@ -193,12 +194,13 @@ def test_it_is_fetched_again_and_users_hear_of_what_has_changed_alone() -> None:
     run(work)
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("error", [SecretFailed("no answer"), RuntimeError("on purpose")])
 def test_what_cannot_be_fetched_stays_and_is_tried_again(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     async def work(kit: Kit) -> None:
         kit.manage()
         kit.ask()
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         kit.source.fails = error
         tries = len(kit.source.asked)
         await kit.until(lambda: len(kit.source.asked) > tries + 3)
@@ -212,12 +214,13 @@ def test_what_cannot_be_fetched_stays_and_is_tried_again(error: Exception, caplo
     assert "one" not in caplog.text.replace("None", "")
 
 
+@pytest.mark.usefixtures("quickly")
 def test_nobody_waits_for_what_cannot_be_fetched() -> None:
     async def work(kit: Kit) -> None:
         kit.source.fails = SecretFailed("no answer")
         kit.manage()
         kit.ask()
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.ask() is None
         kit.source.fails = None
         await kit.until(lambda: kit.ask() == "one")
@@ -239,11 +242,12 @@ def test_one_who_does_not_answer_is_waited_for_no_longer_than_it_is_said(caplog:
     assert "serves without 1 secrets" in caplog.text
 
 
+@pytest.mark.usefixtures("quickly")
 def test_what_nobody_refers_to_any_more_is_forgotten() -> None:
     async def work(kit: Kit) -> None:
         kit.manage()
         kit.ask()
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         kit.user.uses = False
         await kit.until(lambda: not kit.cache._entries)
         tries = len(kit.source.asked)
@@ -251,7 +255,7 @@ def test_what_nobody_refers_to_any_more_is_forgotten() -> None:
         assert len(kit.source.asked) == tries
         kit.user.uses = True
         assert kit.ask() is None
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.ask() == "one"
 
     run(work)
@@ -267,7 +271,7 @@ def test_few_are_fetched_at_a_time_and_all_in_the_end() -> None:
             kit.ask(f"$secret://vault/1/{name}/key")
         await kit.until(lambda: kit.source.under_way == module.AT_ONCE)
         kit.source.lets.set()
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert [kit.ask(f"$secret://vault/1/{name}/key") for name in names] == names
         assert kit.source.most == module.AT_ONCE
 
@@ -278,7 +282,7 @@ def test_a_manager_that_cannot_be_used_is_as_none(caplog: pytest.LogCaptureFixtu
     async def work(kit: Kit) -> None:
         assert kit.ask("$secret://vault/bad/a/b") is None
         kit.manage("vault/bad")
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.ask("$secret://vault/bad/a/b") is None
 
     run(work)
@@ -304,7 +308,7 @@ def test_values_of_keys(value: Any, key: str, text: str | None) -> None:
         kit.manage()
         reference = SecretReference("vault", "1", "name", key)
         kit.cache.secret(reference)
-        await kit.cache.settled(5)
+        await kit.cache.settled(30)
         assert kit.cache.secret(reference) == text
 
     run(work)
