@@ -20,6 +20,7 @@ place and metadata stay the same stays the same object.
 """
 
 from asyncio import CancelledError
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -27,7 +28,7 @@ import msgspec
 from worker.plugins.answer import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
 
     from worker.exchange import Exchange
     from worker.plugins.response_head import ResponseHead
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 FAILURES = (Exception, CancelledError)
 """What of a plugin's doing is its failure; what a hook waits for may have been cancelled by others."""
+
+Endpoint = Callable[["Exchange", Any], "Answer | Awaitable[Answer]"]
+"""Answers a request, given the plugin's metadata; it may raise BodyNeeded."""
 
 C = TypeVar("C", bound=msgspec.Struct)
 
@@ -114,6 +118,14 @@ class Plugin(Generic[C]):
         Raises:
             InvalidResource: with the JSON path inside the configuration.
         """
+
+    @classmethod
+    def endpoints(cls, attribute: "Mapping[str, Any]") -> "Mapping[tuple[bytes, bytes], Endpoint]":
+        """Return what answers to a method and path, for the routes that ``public-api`` opens.
+
+        ``attribute`` is what the settings say of the plugin.
+        """
+        return {}
 
     def rewrite(self, exchange: "Exchange") -> "Answer | Awaitable[Answer | None] | None":
         """Look at and change the request; an answer ends it."""

@@ -116,6 +116,11 @@ class PluginHost:
             self._of_consumers[chain, consumer.username] = found
         return found
 
+    def metadata(self, name: str) -> msgspec.Struct | None:
+        """Return the metadata of a plugin, with defaults; None when there is no such plugin."""
+        registered = self.registry.get(name)
+        return registered.metadata(self._metadata.get(name, {}), "$", []) if registered is not None else None
+
     # compiling
 
     def _compiled(self, route: "Route") -> Chain | None:
