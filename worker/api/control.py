@@ -67,6 +67,7 @@ class ControlApi:
             "/v1/explain": Endpoint(explain.explain),
             "/v1/healthcheck": Endpoint(health.all),
             "/v1/plugins": Endpoint(plugins.all),
+            "/v1/server_info": Endpoint(plugins.server_info),
             "/v1/routes": Endpoint(config.dump("routes")),
             "/v1/services": Endpoint(config.dump("services")),
             "/v1/upstreams": Endpoint(config.dump("upstreams")),

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from worker.api.messages import Outcome, Request, failure, json_answer
+from worker.plugins.server_info import server_info
 from worker.scoreboard import Entry
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ class PluginHandlers:
         shown = self._shown(registered, self._host.uses())
         shown["used_in"] = self._host.used_in(name)
         return json_answer(200, {"slot": self._entry.slot, "pid": self._entry.pid, **shown})
+
+    def server_info(self, request: Request) -> Outcome:
+        """Tell of this gateway, when the plugin ``server-info`` is there."""
+        if self._host.registry.get("server-info") is None:
+            return failure(404, "the plugin server-info is not enabled")
+        return json_answer(200, server_info(self._host.services.settings, self._entry.born_ns))
 
     def _shown(self, registered: "Registered", uses: dict[str, int]) -> dict[str, Any]:
         name = registered.name
