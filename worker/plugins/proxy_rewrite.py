@@ -102,12 +102,14 @@ class ProxyRewrite(Plugin[ProxyRewriteConfig]):
 
     def rewrite(self, exchange: "Exchange") -> Answer | None:
         """Change the request; what needs its body is found out before anything is changed."""
-        received = exchange.request
+        received, is_repeated = exchange.request, False
         if self._depends_on_head_alone and received is not None:
             repeated = received.repeated
             if repeated is not None and repeated[0] is self and repeated[1] == received.matched_at >= 0:
-                exchange.request = repeated[2]
-                return None
+                if repeated[2] is not None:
+                    exchange.request = repeated[2]
+                    return None
+                is_repeated = True
         request = edit(exchange)
         try:
             target = self._target(exchange, request)
@@ -127,7 +129,8 @@ class ProxyRewrite(Plugin[ProxyRewriteConfig]):
         if fields.pattern is not None or lines:
             request.replace_lines(fields.pattern, lines)
         if self._depends_on_head_alone and received is not None and received.matched_at >= 0:
-            received.repeated = self, received.matched_at, RepeatedRequest(request)
+            # They know each other, and the collector comes by rarely: not for a head that comes once.
+            received.repeated = self, received.matched_at, RepeatedRequest(request) if is_repeated else None
         return None
 
     def _target(self, exchange: "Exchange", request: EditedRequest) -> bytes | None:
