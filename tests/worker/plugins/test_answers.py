@@ -265,3 +265,34 @@ def test_what_before_proxy_makes_of_a_body_is_sent() -> None:
         upstream = worker.request("POST", "/", body=b"abc").upstream
         assert upstream is not None
         assert (upstream.body, upstream.header("content-length")) == (b"another body", "12")
+
+
+def test_a_filtered_answer_that_comes_whole_is_sent_in_one_piece() -> None:
+    with kit({"field": ["X-A", "1"]}) as worker:
+
+        async def ask() -> list[bytes]:
+            connection = worker.connect()
+            writes: list[bytes] = []
+            connection.transport.write = writes.append  # type: ignore[assignment,method-assign]
+            connection.data_received(b"GET / HTTP/1.1\r\nHost: a.com\r\n\r\n")
+            while not writes:  # noqa: ASYNC110 - a transport has no event
+                await asyncio.sleep(0.001)
+            return writes
+
+        (whole,) = worker.run(ask())
+        assert whole.endswith(b"\r\n\r\nhello")
+        assert b"\r\nX-A: 1\r\n" in whole
+
+
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+def test_who_is_refused_need_not_send_the_body_and_is_asked_for_nothing_more(expects: bytes) -> None:
+    with kit({"answer": 403}) as worker:
+        connection = worker.connect()
+        head = b"POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 20000\r\n%b\r\n" % expects
+        connection.data_received(head)
+        sent: bytes = connection.transport._data  # type: ignore[attr-defined]
+        assert sent.startswith(b"HTTP/1.1 403 ")
+        assert b"\r\nConnection: close\r\n" in sent
+        connection.data_received(b"GET /smuggled HTTP/1.1\r\nHost: a.com\r\n\r\n")
+        assert connection.transport._data == sent  # type: ignore[attr-defined]
+        assert worker.received == []
