@@ -84,8 +84,9 @@ def test_one_that_blocks_is_named_but_not_each_time(phase: str, caplog: pytest.L
     with kit({"blocks": phase}) as worker:
         for _ in range(3):
             worker.request()
-        assert worker.context.plugins.blocked == {"costly": 3}
-        assert shown(worker)["blocked"] == 3
+        blocked = worker.context.plugins.blocked["costly"]
+        assert blocked >= 3  # more where the machine itself stands still
+        assert shown(worker)["blocked"] == blocked
     assert caplog.text.count("plugin costly has blocked the event loop for") == 1
 
 
