@@ -1,11 +1,18 @@
 """References in configurations of plugins, what they stand for, and who has them (data-model.md section 12)."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
-from config_sync.secrets import Place, Resolver, is_reference
+from config_sync.secrets import Place, is_reference
+
+_STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
+_ANY = "..."  # what msgspec says instead of an index, or of the name in a mapping
+
+Resolve = Callable[[str], str | None]
 
 
-def resolved(value: Any, secrets: Resolver, path: str, missing: dict[str, str]) -> Any:
+def resolved(value: Any, resolve: Resolve, path: str, missing: dict[str, str]) -> Any:
     """Return a value with the texts its references stand for; the value itself when there are none in it.
 
     A reference that leads nowhere stays as it is, and is added to ``missing`` by its path.
@@ -13,18 +20,30 @@ def resolved(value: Any, secrets: Resolver, path: str, missing: dict[str, str]) 
     if isinstance(value, str):
         if not is_reference(value):
             return value
-        found = secrets.resolve(value)
+        found = resolve(value)
         if found is None:
             missing[path] = value
             return value
         return found
     if isinstance(value, dict):
-        members = {name: resolved(member, secrets, f"{path}.{name}", missing) for name, member in value.items()}
+        members = {name: resolved(member, resolve, f"{path}.{name}", missing) for name, member in value.items()}
         return members if any(members[name] is not value[name] for name in members) else value
     if isinstance(value, list):
-        items = [resolved(item, secrets, f"{path}[{index}]", missing) for index, item in enumerate(value)]
+        items = [resolved(item, resolve, f"{path}[{index}]", missing) for index, item in enumerate(value)]
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
+
+
+def is_same_place(path: str, other: str) -> bool:
+    """Tell whether two JSON paths lead to the same place, however indexes and names are written in them."""
+    steps, others = _steps(path), _steps(other)
+    return len(steps) == len(others) and all(
+        one == another or _ANY in (one, another) for one, another in zip(steps, others, strict=True)
+    )
+
+
+def _steps(path: str) -> list[str]:
+    return [name or index.strip("'\"") for name, index in _STEP.findall(path)]
 
 
 class Referring:

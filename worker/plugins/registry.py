@@ -14,7 +14,7 @@ from config_sync.schema import AUTHENTICATION
 from config_sync.schema.decoding import Lenient
 from config_sync.secrets import Resolver
 from worker.plugins.base import Plugin
-from worker.plugins.references import resolved
+from worker.plugins.references import is_same_place, resolved
 from worker.plugins.stand_ins import FAIL_CLOSED
 
 log = logging.getLogger("propylon.plugins")
@@ -169,7 +169,7 @@ class Registry:
             warnings.append(f"{path}: there is no plugin {name}")
             return
         missing: dict[str, str] = {}
-        plain = resolved(config, self.secrets, path, missing)
+        plain = resolved(config, self._known_to_all, path, missing)
         warnings += [f"{at}: nothing is known of what it refers to" for at in self._lost(missing)]
         try:
             if is_credential:
@@ -177,8 +177,13 @@ class Registry:
             else:
                 registered.config(plain, path, warnings)
         except InvalidResource as error:
-            if error.path not in missing:  # what stands there then is not known
+            if not any(is_same_place(error.path, at) for at in missing):  # what stands there then is not known
                 raise
+
+    def _known_to_all(self, reference: str) -> str | None:
+        """Return what a reference stands for, if all workers are of one mind about it; a secret is asked for only."""
+        found = self.secrets.resolve(reference)
+        return None if self.secrets.is_managed(reference) else found
 
     def credential(self, name: str, config: Mapping[str, Any], key: str) -> tuple[str, msgspec.Struct] | None:
         """Return by what a consumer is found that has this configuration, and its typed form; None: by nothing.
@@ -189,7 +194,7 @@ class Registry:
         if registered is None or registered.plugin.Consumer is None:
             return None
         missing: dict[str, str] = {}
-        plain = resolved(config, self.secrets, "$", missing)
+        plain = resolved(config, self.secrets.resolve, "$", missing)
         for path in self._lost(missing):
             log.error("%s: %s opens nothing: nothing is known of what %s refers to", key, name, path)
         if missing:
@@ -207,7 +212,7 @@ class Registry:
     def plain(self, name: str, config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         """Return a configuration with what it refers to; a reference that leads nowhere stays as it is written."""
         missing: dict[str, str] = {}
-        plain: Mapping[str, Any] = resolved(config, self.secrets, "$", missing)
+        plain: Mapping[str, Any] = resolved(config, self.secrets.resolve, "$", missing)
         for path in self._lost(missing):
             log.error("%s: plugin %s: nothing is known of what %s refers to", key, name, path)
         return plain

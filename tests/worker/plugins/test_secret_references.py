@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.vault import Vault
+from worker.plugins.references import is_same_place
 from worker.plugins.testing import PluginKit
 from worker.secrets import cache
 
@@ -134,6 +135,40 @@ def test_what_no_record_refers_to_any_more_is_not_asked_for(vault: Vault) -> Non
         kit.put("consumers/jack", {})
         kit.put("routes/kit", {"uri": "/*", "plugins": {}})
         until(kit, lambda: not kit.context.secrets._entries)
+
+
+def test_what_a_secret_holds_is_no_matter_of_what_is_valid(vault: Vault) -> None:
+    vault.values["kv/apisix/jack"] = {"key": ""}
+    body = {"fault-injection": {"abort": {"http_status": 200, "headers": {"X-A": "$secret://vault/1/line/a"}}}}
+    vault.values["kv/apisix/line"] = {"a": "one\ntwo"}
+    with PluginKit({"key-auth": {}}, {"secrets/vault/1": vault.settings(), "consumers/jack": JACK}) as kit:
+        settle(kit)
+        kit.put("consumers/jack", {**JACK, "desc": "written again"})  # a worker that knows the secret is no stricter
+        assert status(kit, "") == 401
+        assert kit.refuses(body) == ""
+        settle(kit)
+        assert kit.refuses(body) == ""
+        assert "rejected_code" in kit.refuses(
+            {"acl": {"deny_labels": {"a": ["$secret://vault/1/a/b"]}, "rejected_code": 1}}
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "other", "is_same"),
+    [
+        ("$.a", "$.a", True),
+        ("$.a", "$.b", False),
+        ("$.a.b", "$.a", False),
+        ("$.a[...].b", "$.a[3].b", True),
+        ("$.a[2].b", "$.a[3].b", False),
+        ("$.a[...]", "$.a.name", True),
+        ("$.a['X-A']", "$.a.X-A", True),
+        ("$", "$", True),
+        ("$", "$.a", False),
+    ],
+)
+def test_places_in_configurations(path: str, other: str, is_same: bool) -> None:
+    assert is_same_place(path, other) is is_same
 
 
 def test_managers_that_nobody_knows_are_told_of(vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
