@@ -22,6 +22,13 @@ def test_reloads_lose_nothing(mode: str, tmp_path: Path) -> None:
     assert outcome.summary.answered() > 500
 
 
+@pytest.mark.timeout(600)
+def test_two_hundred_reloads_lose_nothing(tmp_path: Path) -> None:
+    outcome = reload.run(tmp_path, Limits(200), mode="all", workers=1, grace=0.0, share=FEW / 2, transfer=(0.5, 1.0))
+    assert outcome.complaints == []
+    assert outcome.rounds == 200
+
+
 @pytest.mark.parametrize("by_signal", [False, True])
 def test_fewer_and_more_workers_lose_nothing(by_signal: bool, tmp_path: Path) -> None:
     outcome = resize.run(tmp_path, Limits(6), by_signal=by_signal, grace=GRACE, share=FEW, transfer=SLOW)
