@@ -15,13 +15,8 @@ which a search takes too long. Answers that the gateway makes itself are changed
 """
 
 import logging
-import zlib
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable
-from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,19 +26,21 @@ from config_sync.errors import InvalidResource
 from config_sync.schema.regexes import check_regex
 from worker.errors import BodyNeeded
 from worker.plugins.base import Plugin, Scope
+from worker.plugins.decoding import bytes_in_steps, steps_by_coding, text_in_steps
 from worker.plugins.rewriting import FieldTemplates, Substitution, check_fields, check_names
 from worker.routing.expressions import compile_expression
-from worker.variables.values import text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from worker.exchange import Exchange
     from worker.plugins.response_head import ResponseHead
 
 log = logging.getLogger("propylon.plugins")
 
-Decode = Callable[[bytes, int], bytes | None]
-
-FILTER_TIME = 0.005  # seconds for all filters of a body
+AT_ONCE = 65_536  # bytes of a body, coded or decoded, beyond which it is filtered in a thread
+FILTER_TIME = 0.005  # seconds for all filters of a body …
+THREAD_TIME = 0.1  # … and in a thread
 _OPTIONS = {"i": "i", "m": "m", "s": "s", "x": "x", **dict.fromkeys("adDjJouU", "")}
 _STRUCTURED = ("add", "set", "remove")
 
@@ -91,7 +88,9 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
         self._filters = [
             (Substitution(each.pattern, each.replace), int(each.scope == "once")) for each in config.filters or ()
         ]
-        self._decode = _decoders() if self._filters else {}
+        self._steps = steps_by_coding() if self._filters else {}
+        self._at_once = min(AT_ONCE, config.max_resp_body_size)
+        self._loop = scope.services.loop
         self._applies = compile_expression(config.vars, "$.vars") if config.vars else None
         self._fields = FieldTemplates(*parts_of(config.headers))
 
@@ -129,7 +128,7 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
             head.body_changes()
             fields.remove(b"Content-Encoding")
             run.keep(self, self._body)
-        elif (coding := (fields.get(b"Content-Encoding") or b"").lower()) in self._decode:
+        elif (coding := (fields.get(b"Content-Encoding") or b"").lower()) in self._steps:
             head.body_changes()
             run.keep(self, Pieces(coding))
         if head.length_changes:
@@ -139,11 +138,11 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
             fields.lines = pattern.sub(b"", b"\n" + fields.lines)[1:]
         fields.lines += lines
 
-    def body_filter(self, exchange: "Exchange", data: bytes, is_last: bool) -> bytes:
+    def body_filter(self, exchange: "Exchange", data: bytes, is_last: bool) -> "bytes | Awaitable[bytes]":
         """Change the body, once all of it is there."""
         run = exchange.run
         assert run is not None  # noqa: S101 - hooks run in one
-        kept = run.kept(self)
+        kept: bytes | Pieces | None = run.kept(self)
         if isinstance(kept, bytes):
             return kept if is_last else b""
         if kept is None:
@@ -151,24 +150,56 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
         kept.add(data)
         if kept.size > self.config.max_resp_body_size:
             run.keep(self, None)
-            return bytes(kept)
-        return self._filtered(run.head, kept.coding, bytes(kept)) if is_last else b""
+            return self._loop.run_in_executor(None, bytes, kept) if kept.size > AT_ONCE else bytes(kept)
+        if not is_last:
+            return b""
+        if kept.size <= self._at_once:
+            body = bytes(kept)
+            try:
+                changed = self._filtered(kept.coding, body, self._at_once, FILTER_TIME)
+            except OverflowError:
+                pass  # it is small, and becomes large
+            else:
+                return self._sent(run.head, kept.coding, body, changed)
+        return self._filter_later(run.head, kept)
 
-    def _filtered(self, head: "ResponseHead | None", coding: bytes, body: bytes) -> bytes:
-        """Return what the filters make of a body, whose head has not been sent."""
-        text = self._decode[coding](body, self.config.max_resp_body_size)
-        if text is None:
-            return body
-        changed, until = text_of(text), perf_counter() + FILTER_TIME
+    async def _filter_later(self, head: "ResponseHead | None", kept: "Pieces") -> bytes:
+        body, changed = await self._loop.run_in_executor(None, self._filter_in_thread, kept)
+        return self._sent(head, kept.coding, body, changed)
+
+    def _filter_in_thread(self, kept: "Pieces") -> tuple[bytes, bytes | None]:
+        body = bytes(kept)
+        try:
+            return body, self._filtered(kept.coding, body, self.config.max_resp_body_size, THREAD_TIME)
+        except OverflowError:
+            return body, None
+
+    def _filtered(self, coding: bytes, body: bytes, most: int, within: float) -> bytes | None:
+        """Return what the filters make of a body; None when they can make nothing of it.
+
+        Raises:
+            OverflowError: it is decoded to more bytes than ``most``.
+        """
+        try:
+            text = text_in_steps(self._steps[coding](body), most)
+        except ValueError:
+            return None
+        until = perf_counter() + within
         try:
             for substitution, count in self._filters:
-                changed = substitution.apply_all(changed, count, max(0.000_1, until - perf_counter()))
+                text = substitution.apply_all(text, count, max(0.000_1, until - perf_counter()))
         except TimeoutError:
-            log.warning("%s: response-rewrite: filters take too long on %d bytes", self.scope.key, len(text))
+            log.warning("%s: response-rewrite: filters take too long on %d bytes", self.scope.key, len(body))
+            return None
+        return bytes_in_steps(text)
+
+    def _sent(self, head: "ResponseHead | None", coding: bytes, body: bytes, changed: bytes | None) -> bytes:
+        """Return what is sent of a body, whose head has not been sent."""
+        if changed is None:
             return body
         if coding and head is not None:
             head.fields.remove(b"Content-Encoding")
-        return changed.encode("utf-8", "surrogateescape")
+        return changed
 
 
 class Pieces:
@@ -189,42 +220,6 @@ class Pieces:
     def __bytes__(self) -> bytes:
         """Return all of it."""
         return b"".join(self._pieces)
-
-
-def _decoders() -> dict[bytes, Decode]:
-    """Return by content coding what decodes it: None when it cannot be decoded, or to more bytes than a limit."""
-    found: dict[bytes, Decode] = {b"": _same, b"identity": _same, b"gzip": _from_gzip, b"x-gzip": _from_gzip}
-    if find_spec("brotli") is not None:
-        found[b"br"] = partial(_from_br, import_module("brotli"))
-    return found
-
-
-def _same(body: bytes, limit: int) -> bytes:
-    return body
-
-
-def _from_gzip(body: bytes, limit: int) -> bytes | None:
-    decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        text = decoder.decompress(body, limit)
-    except zlib.error:
-        return None
-    return text if decoder.eof else None
-
-
-def _from_br(brotli: Any, body: bytes, limit: int) -> bytes | None:
-    decoder = brotli.Decompressor()
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        for at in range(0, len(body), 4096):  # the library knows no limit
-            pieces.append(decoder.process(body[at : at + 4096]))
-            size += len(pieces[-1])
-            if size > limit:
-                return None
-    except brotli.error:
-        return None
-    return b"".join(pieces) if decoder.is_finished() else None
 
 
 def _check_base64(body: str | None) -> None:

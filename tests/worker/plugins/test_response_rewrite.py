@@ -1,14 +1,20 @@
 """response-rewrite (plugins.md section 6)."""
 
 import gzip
+import threading
 from base64 import b64encode
+from collections.abc import Iterable
 from typing import Any
 
 import brotli
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.worker.plugins.refusals import complaint
+from worker.plugins import decoding, response_rewrite
 from worker.plugins.testing import Outcome, PluginKit
+from worker.variables.values import text_of
 
 
 def answer(body: bytes = b"hello world", fields: dict[str, str] | None = None, status: str = "200 OK") -> bytes:
@@ -134,6 +140,55 @@ def test_a_body_that_is_too_large_for_filters_stays_as_it_is() -> None:
     config = {"filters": [{"regex": "a", "replace": "b", "scope": "global"}], "max_resp_body_size": 1000}
     assert rewritten(config, answer(b"a" * 1001)).body == b"a" * 1001
     assert rewritten(config, answer(b"a" * 1000)).body == b"b" * 1000
+
+
+def test_what_follows_a_gzip_is_not_lost() -> None:
+    body = gzip.compress(b"hello") + gzip.compress(b"world")
+    got = rewritten({"filters": [{"regex": "o", "replace": "0"}]}, answer(body, {"Content-Encoding": "gzip"}))
+    assert (got.body, got.header("content-encoding")) == (body, "gzip")
+
+
+LONG = "hällo €\n".encode() + "ä €\n".encode() * 40_000
+
+
+@pytest.mark.parametrize("coding", ["", "gzip", "br"])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_long_body_is_filtered_in_a_thread(monkeypatch: pytest.MonkeyPatch, coding: str, is_long: bool) -> None:
+    threads = set()
+    taken = decoding.text_in_steps
+
+    def noted(pieces: Iterable[bytes], most: int) -> str:
+        text = taken(pieces, most)
+        threads.add(threading.get_ident())  # where it has come to an end
+        return text
+
+    monkeypatch.setattr(response_rewrite, "text_in_steps", noted)
+    monkeypatch.setattr(response_rewrite, "THREAD_TIME", 60.0)
+    encode = {"": bytes, "gzip": gzip.compress, "br": brotli.compress}[coding]
+    body = LONG if is_long else b"h"
+    fields = {"Content-Encoding": coding} if coding else {}
+    got = rewritten({"filters": [{"regex": "h", "replace": "H", "scope": "global"}]}, answer(encode(body), fields))
+    assert (got.body, got.header("content-encoding")) == (body.replace(b"h", b"H"), None)
+    assert (threading.get_ident() in threads) is not is_long
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_no_step_of_decoding_makes_much(coding: str) -> None:
+    body = b"\0" * 20_000_000
+    encoded = gzip.compress(body) if coding == "gzip" else brotli.compress(body)
+    steps = list(decoding.steps_by_coding()[coding.encode()](encoded))
+    assert b"".join(steps) == body
+    assert max(map(len, steps)) <= 2 * decoding.STEP
+    with pytest.raises(OverflowError):
+        decoding.text_in_steps(decoding.steps_by_coding()[coding.encode()](encoded), 1_000_000)
+
+
+@given(st.binary(max_size=300), st.integers(1, 300))
+def test_steps_do_not_change_a_text(body: bytes, size: int) -> None:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    text = decoding.text_in_steps(pieces, len(body))
+    assert text == text_of(body)
+    assert decoding.bytes_in_steps(text) == body
 
 
 def test_a_body_in_pieces_is_filtered_as_a_whole() -> None:
