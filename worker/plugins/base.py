@@ -93,6 +93,7 @@ class Plugin(Generic[C]):
     unused: frozenset[str] = frozenset()  # hooks that are not needed, as an object is configured
     prefers_route: ClassVar[bool] = False  # its use in a global rule gives way to one on the route
     fails_closed: ClassVar[bool] = False  # it keeps somebody out: where it fails or cannot run, nobody gets through
+    only_observes: ClassVar[bool] = False  # requests do not need it: where it cannot be made, they go on without it
 
     def __init__(self, config: C, scope: Scope) -> None:
         """Prepare; everything that does not depend on a request is done here.

@@ -94,4 +94,6 @@ def _reason(host: "PluginHost", name: str, key: str, config: Any, first: str) ->
         return "it is not in the list of enabled plugins"
     if host.registry.get(name) is None:
         return "there is no such plugin"
+    if host.is_unmade(name, key):
+        return "it cannot be made, and requests do not need it"
     return ""

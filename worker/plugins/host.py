@@ -84,6 +84,7 @@ class PluginHost:
         self._rules: dict[str, schema.GlobalRule] = {}
         self._referring = Referring()  # the records with plugins that refer to secrets
         self._unknown: dict[str, tuple[str, ...]] = {}  # by record, plugins that are not there
+        self._unmade: dict[str, dict[str, str]] = {}  # by record, plugins that are passed over, and why
         store.subscribe(self.consumers.changed, self.consumers.stage)
         store.subscribe(self.changed, self.stage)
 
@@ -211,13 +212,25 @@ class PluginHost:
         if name in self._suspended:
             return None
         try:
-            return Use(name, self._plugin(registered, config, key), compiled_meta(config), key)
+            use = Use(name, self._plugin(registered, config, key), compiled_meta(config), key)
         except ConfigError as error:
-            log.error("%s: plugin %s cannot work, so requests are refused: %s", key, name, error)
+            return self._stand_in(registered, key, error)
         except FAILURES as error:
-            log.error("%s: plugin %s cannot be made, so requests are refused", key, name)
             self.statistics.failed(name, error)
-        return Use(name, FailClosed(name), Meta(), key)
+            return self._stand_in(registered, key, error)
+        self._unmade.get(key, {}).pop(name, None)
+        return use
+
+    def _stand_in(self, registered: Registered, key: str, error: BaseException) -> Use | None:
+        """Return what is in the place of a plugin that cannot be made; None where requests do not need it."""
+        name = registered.name
+        reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        if not registered.only_observes:
+            log.error("%s: plugin %s cannot be made, so requests are refused: %s", key, name, reason)
+            return Use(name, FailClosed(name), Meta(), key)
+        log.error("%s: plugin %s cannot be made, so requests go on without it: %s", key, name, reason)
+        self._unmade.setdefault(key, {})[name] = reason
+        return None
 
     def is_enabled(self, name: str) -> bool:
         """Tell whether a plugin runs where it is configured, as far as the list of the configuration says."""
@@ -261,6 +274,7 @@ class PluginHost:
                 self._drop_all_of(directory, id_)
             if key in self._made:
                 self._forget(key, new)
+            self._unmade.pop(key, None)
             self._referring.note(key, _places_of(directory, new))
         self._of_consumers.clear()
         if rules_changed:
@@ -336,6 +350,7 @@ class PluginHost:
         self._chains = {}
         self._parts = {}
         self._parts_of = {}
+        self._unmade = {}
         uses = []
         for name, keys in _places(self._rules).items():
             if len(keys) > 1:
@@ -382,6 +397,9 @@ class PluginHost:
             for name in names:
                 effect = "requests are refused" if self.registry.keeps_out(name) else "it does not run"
                 yield key, f"there is no plugin {name}; {effect}"
+        for key, reasons in self._unmade.items():
+            for name, reason in reasons.items():
+                yield key, f"plugin {name} cannot be made, and requests go on without it: {reason}"
         for name, keys in _places(self._rules).items():
             if len(keys) > 1:
                 yield keys[0], f"plugin {name} is in more than one global rule ({', '.join(keys)}) and does not run"
@@ -392,6 +410,14 @@ class PluginHost:
                 yield f"plugins/{name}", f"it has failed {record.failures} times; the last time: {record.last_failure}"
             if record.blocked:
                 yield f"plugins/{name}", f"it has blocked the event loop {record.blocked} times"
+
+    def is_unmade(self, name: str, key: str) -> bool:
+        """Tell whether a plugin is passed over where it is configured, since it cannot be made there."""
+        return name in self._unmade.get(key, {})
+
+    def knows(self, key: str) -> bool:
+        """Tell whether anything is kept of the plugins of a record, besides chains."""
+        return key in self._made or key in self._unmade
 
     def uses(self) -> dict[str, int]:
         """Count the records in which each plugin is in use: configured, and needed by a request since."""
@@ -468,11 +494,11 @@ class _Staging:
             if places or host._referring.has(key):
                 self._places[key] = places
             if change.directory == "routes":
-                if change.id in host._chains or key in host._made:
+                if change.id in host._chains or host.knows(key):
                     self._changes.append(change)
             elif change.directory == "consumers":
                 self._has_consumers = True
-                if key in host._made:
+                if host.knows(key):
                     self._changes.append(change)
             elif change.directory in _CONCERNED:
                 self._changes.append(change)

@@ -99,6 +99,7 @@ class Logger(Plugin[C]):
     """Tells of requests by ``send``, which its kinds define."""
 
     Metadata = LoggerMetadata
+    only_observes = True
 
     def __init__(self, config: C, scope: Scope) -> None:
         super().__init__(config, scope)

@@ -135,6 +135,7 @@ class OpenTelemetry(Plugin[OpenTelemetryConfig]):
     priority = 12009
     Config = OpenTelemetryConfig
     Metadata = OpenTelemetryMetadata
+    only_observes = True
 
     def __init__(self, config: OpenTelemetryConfig, scope: Scope) -> None:
         super().__init__(config, scope)

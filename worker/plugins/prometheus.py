@@ -67,6 +67,7 @@ class Prometheus(Plugin[PrometheusConfig]):
     Config = PrometheusConfig
     Metadata = PrometheusMetadata
     prefers_route = True
+    only_observes = True
 
     def __init__(self, config: PrometheusConfig, scope: Scope) -> None:
         super().__init__(config, scope)

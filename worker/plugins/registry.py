@@ -57,6 +57,11 @@ class Registered:
         return is_known or plugin.fails_closed or plugin.Consumer is not None
 
     @property
+    def only_observes(self) -> bool:
+        """Whether requests go on without it where it cannot be made."""
+        return self.plugin.only_observes and not self.fails_closed
+
+    @property
     def phases(self) -> tuple[str, ...]:
         """The hooks it has."""
         return phases_of(self.plugin)

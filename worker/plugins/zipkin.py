@@ -82,6 +82,7 @@ class Zipkin(Plugin[ZipkinConfig]):
     name = "zipkin"
     priority = 12011
     Config = ZipkinConfig
+    only_observes = True
 
     def __init__(self, config: ZipkinConfig, scope: Scope) -> None:
         HttpClient.require("zipkin")

@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from config_sync.errors import ConfigError
 from worker.exchange import Exchange
 from worker.plugins.answer import Answer
 from worker.plugins.base import Plugin, Scope
+from worker.plugins.http_client import HttpClient
 from worker.plugins.response_head import ResponseHead
 from worker.plugins.testing import PluginKit
 
@@ -49,6 +51,13 @@ class Held(Plugin[HeldConfig]):
         closed.append(self.config.tag)
         if self.config.fails == "closed":
             raise RuntimeError("on purpose")
+
+
+class Watching(Held):
+    """Only observes."""
+
+    name = "watching"
+    only_observes = True
 
 
 class Gate(Plugin[HeldConfig]):
@@ -132,6 +141,70 @@ def test_after_many_changes_only_what_is_configured_is_alive(caplog: pytest.LogC
         assert host._of_consumers == {}
         assert host._parts == {}
         assert set(host._chains) <= {"kit"}
+
+
+@pytest.mark.parametrize("place", ["routes/kit", "services/1", "global_rules/1"])
+def test_one_that_only_observes_and_cannot_be_made_is_passed_over(place: str, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = {"nodes": {"127.0.0.1:1980": 1}}
+    records: dict[str, Any] = {
+        "services/1": {"plugins": {}},
+        "routes/kit": {"uri": "/*", "upstream": nodes, "service_id": "1", "plugins": {"held": {}}},
+    }
+
+    def configured(watching: dict[str, Any]) -> dict[str, Any]:
+        base: dict[str, Any] = records.get(place, {})
+        return {**base, "plugins": {**base.get("plugins", {}), "watching": watching}}
+
+    with PluginKit(extra=(Held, Watching), records=records) as worker:
+        worker.put(place, configured({"fails": "made"}))
+        answer = worker.request()
+        assert (answer.status, answer.headers("x-tag")) == (200, ["-"])
+        host = worker.context.plugins
+        reason = "plugin watching cannot be made, and requests go on without it: RuntimeError: on purpose"
+        assert (place, reason) in list(host.warnings())
+        assert f"{place}: plugin watching cannot be made" in caplog.text
+        worker.put(place, configured({"tag": "new"}))
+        answer = worker.request()
+        assert (answer.status, sorted(answer.headers("x-tag"))) == (200, ["-", "new"])
+        assert (place, reason) not in list(host.warnings())
+
+
+def test_one_that_is_made_later_is_warned_of_no_more() -> None:
+    with PluginKit({"watching": {}}, {"plugin_metadata/watching": {"fails": "made"}}, extra=(Watching,)) as worker:
+        assert worker.request().headers("x-tag") == []
+        assert any(key == "routes/kit" for key, _ in worker.context.plugins.warnings())
+        worker.put("plugin_metadata/watching", {})
+        assert worker.request().headers("x-tag") == ["-"]
+        assert not any(key == "routes/kit" for key, _ in worker.context.plugins.warnings())
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("http-logger", {"uri": "http://127.0.0.1:1/"}),
+        ("zipkin", {"endpoint": "http://127.0.0.1:1/", "sample_ratio": 1}),
+        ("opentelemetry", {}),
+    ],
+)
+def test_a_library_that_is_missing_keeps_nobody_out(
+    name: str, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def require(plugin: str) -> None:
+        raise ConfigError(f"{plugin} needs an HTTP client")
+
+    monkeypatch.setattr(HttpClient, "require", require)
+    metadata = {"plugin_metadata/opentelemetry": {"collector": {"address": "127.0.0.1:1"}}}
+    with PluginKit({name: config}, metadata) as worker:
+        assert worker.request().status == 200
+        assert any(f"{name} needs an HTTP client" in reason for _, reason in worker.context.plugins.warnings())
+
+
+def test_all_that_only_observe_say_so() -> None:
+    with PluginKit() as worker:
+        registry = worker.context.plugins.registry
+        found = {name for name in registry.names() if (own := registry.get(name)) and own.only_observes}
+    loggers = {"http-logger", "tcp-logger", "udp-logger", "file-logger", "syslog"}
+    assert found == loggers | {"opentelemetry", "zipkin", "prometheus"}
 
 
 def test_one_that_cannot_be_made_refuses_requests_and_nothing_else() -> None:
