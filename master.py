@@ -155,7 +155,7 @@ class Master:
         self._reporter.report(now, view, self.workers.places())
 
     def _until_due(self) -> float:
-        if self.phase is Phase.RUNNING and self.wishes:
+        if self._may_begin():
             return 0.0
         due = [slot.respawn_at for slot in self.workers.slots if slot.respawn_at is not None]
         if self.workers.groups.due is not None and self.phase is not Phase.STOPPING:
@@ -299,8 +299,14 @@ class Master:
 
     # rollouts
 
-    def _begin_what_is_wished(self) -> None:
+    def _may_begin(self) -> bool:
+        """Tell whether what is wished can be begun; a reload waits for the oldest of too many generations."""
         if self.phase is not Phase.RUNNING or not self.wishes:
+            return False
+        return not self.wishes.reload or self._rollouts.has_room()
+
+    def _begin_what_is_wished(self) -> None:
+        if not self._may_begin():
             return
         wishes, workers, rollouts = self.wishes.take(), self.workers, self._rollouts
         if wishes.upgrade:

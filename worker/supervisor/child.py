@@ -97,12 +97,14 @@ class Child:
         self.kill_at = time.monotonic() + seconds + KILL_AFTER
         self.tell(Drain(reason, seconds))
 
-    def hasten(self, seconds: float) -> None:
-        """Let it be done with its drain soon."""
+    def hasten(self, seconds: float) -> bool:
+        """Let it be done with its drain soon; False when it will be sooner than that."""
         kill_at = time.monotonic() + seconds + KILL_AFTER
-        if kill_at < self.kill_at:
-            self.kill_at = kill_at
-            self.tell(Deadline(seconds))
+        if kill_at >= self.kill_at:
+            return False
+        self.kill_at = kill_at
+        self.tell(Deadline(seconds))
+        return True
 
 
 @dataclass(eq=False)

@@ -170,7 +170,6 @@ class Rollouts:
                 log.info("%d workers serve", len(workers.slots))
             else:
                 log.error("the %s failed: %s", rolling.kind.value, result.reason)
-        self._end_surplus_generations()
 
     def _reloaded(self, ok: bool, reason: str, began_ns: int) -> None:
         if ok:
@@ -180,12 +179,16 @@ class Rollouts:
         self.failure = reason
         self._outcome = Outcome(True, ok, reason, began_ns)
 
-    def _end_surplus_generations(self) -> None:
-        retired = [
+    # old generations
+
+    def has_room(self) -> bool:
+        """Tell whether one generation more may drain; if not, the oldest are given little time."""
+        leaving = [
             child for child in self._workers.everyone() if child.draining and child.generation != self.generation
         ]
-        too_old = surplus((child.generation for child in retired), self._workers.settings.max_generations)
-        for child in retired:
-            if child.generation in too_old:
+        most = self._workers.settings.max_generations
+        too_old = surplus((child.generation for child in leaving), most - 1)
+        for child in leaving:
+            if child.generation in too_old and child.hasten(HASTE):
                 log.warning("worker %d of generation %d has %g seconds left", child.pid, child.generation, HASTE)
-                child.hasten(HASTE)
+        return not too_old

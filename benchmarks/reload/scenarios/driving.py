@@ -9,7 +9,7 @@ from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import Rig, ScenarioError, cpu_seconds
 
 MAX_GENERATIONS = 3
-SHUTDOWN_TIMEOUT = 20.0  # seconds
+SHUTDOWN_TIMEOUT = 6.0  # seconds
 WARM_UP = 1.0  # seconds of load before the first step
 
 Step = Callable[[int], None]
@@ -23,11 +23,11 @@ def everybody(port: int, transfer: tuple[float, float] = (2.0, 4.0), share: floa
     )
 
 
-def settings(mode: str, workers: int, grace: float) -> dict[str, object]:
+def settings(mode: str, workers: int, grace: float, timeout: float = SHUTDOWN_TIMEOUT) -> dict[str, object]:
     """Return the settings of a gateway whose reloads take little time."""
     return {
         "worker_processes": workers,
-        "worker_shutdown_timeout": SHUTDOWN_TIMEOUT,
+        "worker_shutdown_timeout": timeout,
         "max_generations": MAX_GENERATIONS,
         "reload": {"mode": mode, "grace": grace, "drain_wait": 0.2},
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import rig
-from benchmarks.reload.scenarios.driving import drive, everybody, settings
+from benchmarks.reload.scenarios.driving import SHUTDOWN_TIMEOUT, drive, everybody, settings
 
 
 def run(
@@ -15,11 +15,15 @@ def run(
     grace: float = 0.2,
     share: float = 1.0,
     transfer: tuple[float, float] = (2.0, 4.0),
+    timeout: float = SHUTDOWN_TIMEOUT,
 ) -> Outcome:
-    """Reload without a pause; ``grace`` is ``reload.grace``, and slow bodies outlive a reload or more."""
-    with rig(directory, **settings(mode, workers, grace)) as running:
+    """Reload without a pause; slow bodies outlive a reload.
+
+    ``grace`` is ``reload.grace`` and ``timeout`` ``worker_shutdown_timeout``.
+    """
+    with rig(directory, **settings(mode, workers, grace, timeout)) as running:
 
         def step(number: int) -> None:
             running.reload()
 
-        return drive(running, limits, everybody(running.gateway.port, transfer, share), step)
+        return drive(running, limits, everybody(running.gateway.port, transfer, share), step, timeout)
