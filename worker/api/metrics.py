@@ -33,6 +33,6 @@ class MetricsHandler:
 def metrics_server(context: "WorkerContext", store: ConfigStore, board: Scoreboard, turns: Turns) -> ApiServer:
     """Make what serves the metrics of all workers."""
     metrics, settings = context.metrics, context.settings
-    gauges = Gauges(board, store, metrics, context.checks)
-    handler = MetricsHandler(Exposition(metrics, gauges.texts), metrics.settings.export_uri)
+    metrics.gauges = Gauges(board, store, metrics, context.checks).texts
+    handler = MetricsHandler(Exposition(metrics, metrics.gauges), metrics.settings.export_uri)
     return ApiServer(context.loop, settings.backlog, handler.handle, turns)

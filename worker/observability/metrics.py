@@ -67,6 +67,7 @@ class Metrics:
         self.families: dict[str, Family] = {}  # by kind
         self.caches: list[dict[Any, Any]] = []  # of who remembers cells: emptied when they may be of the past
         self.before_flush: list[Callable[[], None]] = []
+        self.gauges: Callable[[], Iterator[str]] = lambda: iter(())  # texts of families that are not counted but read
         self.totals = {name: Hidden(f"hidden_{name}") for name in ("requests", "accepted")}  # shown with other gauges
         self.http = http_families(settings)
         # All are known from the beginning: this worker may be asked for what others have counted.

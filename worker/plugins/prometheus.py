@@ -3,8 +3,8 @@
     prefer_name   routes and services are called by their names, where they have one
 
 Metadata: ``disabled_labels``, by metric the labels that are to be empty. It is served as ``plugin_attr.prometheus`` of
-the settings says, by default at ``http://127.0.0.1:9091/apisix/prometheus/metrics`` (docs/reference/metrics.md). Where
-a global rule and the route have this plugin, the route's counts.
+the settings says, by default at ``http://127.0.0.1:9091/apisix/prometheus/metrics`` (docs/reference/metrics.md), and at
+that path also where ``public-api`` opens it. Where a global rule and the route have this plugin, the route's counts.
 
     http_status    code, route, matched_uri, matched_host, service, consumer, node, request_type, request_llm_model,
                    llm_model, response_source
@@ -15,18 +15,21 @@ What chunked coding adds to a body is not in ``bandwidth``.
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from config_sync.settings_metrics import prometheus_settings
 from worker.errors import DownstreamError, UpstreamError
 from worker.messages import CHUNKED, OF_LENGTH
 from worker.observability.existence import Origin
+from worker.observability.exposition import CONTENT_TYPE
 from worker.observability.families import Family, Histogram
 from worker.observability.metrics import Metrics
-from worker.plugins.base import Plugin, Scope
+from worker.plugins.answer import Answer, error_message
+from worker.plugins.base import Endpoint, Plugin, Scope
 from worker.routing.hosts import HostCondition
 from worker.variables import accessor
 from worker.variables.values import shown
@@ -83,6 +86,12 @@ class Prometheus(Plugin[PrometheusConfig]):
         # Requests that were under way when it was closed are counted as well.
         weakref.finalize(self, _end, before_flush, adding).atexit = False
         self.log = self._counting()  # type: ignore[method-assign,assignment]  # a closure is quicker
+
+    @classmethod
+    def endpoints(cls, attribute: Mapping[str, Any]) -> Mapping[tuple[bytes, bytes], Endpoint]:
+        """Return what a scrape gets."""
+        path = prometheus_settings({cls.name: attribute}).export_uri.encode()
+        return {(b"GET", path): scraped, (b"HEAD", path): scraped}
 
     def log(self, exchange: "Exchange") -> None:
         """Count a request; replaced by ``_counting``."""
@@ -205,6 +214,15 @@ class Prometheus(Plugin[PrometheusConfig]):
     def _values(self, family: int, exchange: "Exchange") -> list[str]:
         values = (get(exchange) for get in self._extra[family])
         return ["" if value is None else shown(value) for value in values]
+
+
+async def scraped(exchange: "Exchange", metadata: PrometheusMetadata) -> Answer:
+    """Answer with what all workers have counted."""
+    try:
+        text = await exchange.downstream.context.plugins.services.scraping.text()
+    except OverflowError:
+        return error_message(500, "there are too many metrics; plugin_attr.prometheus.export_addr has them")
+    return Answer(200, text, content_type=CONTENT_TYPE.encode())
 
 
 def add_up(counted: dict[Any, Alike], histogram: Histogram) -> None:

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from worker.observability.exposition import Exposition
 from worker.observability.metrics import Metrics
+from worker.observability.scraping import Scraping
 from worker.plugins.http_client import HttpClient
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class PluginServices:
         self.counters = counters
         self.notes = notes
         self.metrics = metrics
+        self.scraping = Scraping(Exposition(metrics, lambda: metrics.gauges()), self.spawn)
         self.http = HttpClient(loop, settings.ssl.ssl_trusted_certificate)
         self.senders: set[Sender] = set()  # what has something to send that must not be lost when the worker ends
         self.on_reopen: list[Callable[[], None]] = []  # called when log files are to be opened anew

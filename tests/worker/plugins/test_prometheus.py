@@ -1,13 +1,17 @@
 """prometheus (plugins.md section 7, admin-api.md section 12)."""
 
 import asyncio
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.worker.plugins.receivers import until
 from tests.worker.plugins.refusals import complaint
-from tests.worker.plugins.scraped import Sample, scrape, value
+from tests.worker.plugins.scraped import Sample, samples, scrape, value
+from worker.observability import scraping
+from worker.observability.exposition import PORTION_SECONDS, Exposition
 from worker.plugins.testing import PluginKit
 
 CONFIG: dict[str, Any] = {"prometheus": {}}
@@ -226,3 +230,82 @@ def test_requests_under_way_are_counted_when_the_use_is_replaced() -> None:
 )
 def test_what_cannot_be_is_refused(config: dict[str, Any], fault: str) -> None:
     assert complaint("prometheus", config).startswith(fault)
+
+
+def opened(**settings: Any) -> PluginKit:
+    """Return a worker whose metrics are open to clients."""
+    route = {"uri": "/apisix/prometheus/*", "plugins": {"public-api": {}}}
+    return PluginKit(CONFIG, {"routes/metrics": route}, settings=settings)
+
+
+def test_metrics_are_served_where_public_api_opens_them() -> None:
+    with opened() as kit:
+        kit.context.metrics.gauges = lambda: iter(["# HELP a b\n# TYPE a gauge\na 1\n"])
+        kit.request()
+        kit.context.metrics.flush()
+        answer = kit.request(target="/apisix/prometheus/metrics")
+        found = samples(answer.body.decode())
+        assert (answer.status, answer.header("content-type")) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert value(found, "apisix_http_status", {"route": "kit"}) == 1
+        assert value(found, "a") == 1
+        head = kit.request("HEAD", "/apisix/prometheus/metrics")
+        assert (head.status, head.body) == (200, b"")
+        assert kit.request("POST", "/apisix/prometheus/metrics").status == 404
+        assert kit.request(target="/apisix/prometheus/other").status == 404
+
+
+def test_they_are_where_the_settings_say() -> None:
+    with opened(plugin_attr={"prometheus": {"export_uri": "/apisix/prometheus/mine"}}) as kit:
+        assert kit.request(target="/apisix/prometheus/mine").status == 200
+        assert kit.request(target="/apisix/prometheus/metrics").status == 404
+
+
+def test_who_asks_meanwhile_gets_the_same_and_others_are_served() -> None:
+    has_begun = asyncio.Event()
+    served: list[int] = []
+
+    def gauges() -> Iterator[str]:
+        # It goes on until requests have been served in between.
+        while len(served) < 3:
+            has_begun.set()
+            time.sleep(PORTION_SECONDS)
+            yield ""
+
+    with opened() as kit:
+        kit.context.metrics.gauges = gauges
+
+        async def together() -> list[int]:
+            scrapes = [asyncio.ensure_future(kit.ask("GET", "/apisix/prometheus/metrics")) for _ in range(5)]
+            await has_begun.wait()
+            for _ in range(3):
+                answer = await kit.ask()
+                served.append(answer.status)
+            return [(await scrape).status for scrape in scrapes]
+
+        begun = iter(range(100))
+        portions = Exposition.portions
+
+        def counted(self: Exposition) -> Iterator[bytes]:
+            next(begun)
+            return portions(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Exposition, "portions", counted)
+            assert kit.run(together()) == [200] * 5
+        assert (served, next(begun)) == ([200] * 3, 1)
+
+
+def test_too_many_are_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scraping, "LARGEST", 100)
+    with opened() as kit:
+        kit.context.metrics.gauges = lambda: iter(["#" * 101])
+        answer = kit.request(target="/apisix/prometheus/metrics")
+        assert (answer.status, "too many" in answer.json()["error_msg"]) == (500, True)
+
+
+def test_a_failure_of_one_scrape_is_not_that_of_the_next() -> None:
+    with opened() as kit:
+        kit.context.metrics.gauges = lambda: iter([1])  # type: ignore[list-item]
+        assert kit.request(target="/apisix/prometheus/metrics").status == 500
+        kit.context.metrics.gauges = lambda: iter(())
+        assert kit.request(target="/apisix/prometheus/metrics").status == 200
