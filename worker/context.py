@@ -136,6 +136,7 @@ class WorkerContext:
         balancing = Balancing(seed, Stepper(loop), row)
         self.checks = checks
         registry = registry or Registry({})
+        registry.settings = settings
         self.builder = open_builder(settings, loop, self.pools, balancing, checks, registry)
         self.switcher = Switcher(store, self.router, self.builder)
         self.metrics = Metrics(prometheus_settings(settings.plugin_attr), Existence(store), series)

@@ -30,6 +30,7 @@ from worker.plugins.answer import Answer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
+    from config_sync.settings import Settings
     from worker.exchange import Exchange
     from worker.plugins.response_head import ResponseHead
     from worker.plugins.services import PluginServices
@@ -107,6 +108,14 @@ class Plugin(Generic[C]):
     @classmethod
     def check(cls, config: Any) -> None:
         """Say what is wrong with a configuration that its type cannot say; called when it is written.
+
+        Raises:
+            InvalidResource: with the JSON path inside the configuration.
+        """
+
+    @classmethod
+    def check_settings(cls, config: Any, settings: "Settings") -> None:
+        """Say likewise what is wrong with a configuration in a gateway with these settings.
 
         Raises:
             InvalidResource: with the JSON path inside the configuration.

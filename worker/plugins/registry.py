@@ -4,7 +4,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from config_sync.secrets import Resolver
 from worker.plugins.base import Plugin
 from worker.plugins.references import is_same_place, resolved
 from worker.plugins.stand_ins import FAIL_CLOSED
+
+if TYPE_CHECKING:
+    from config_sync.settings import Settings
 
 log = logging.getLogger("propylon.plugins")
 
@@ -66,11 +69,15 @@ class Registered:
         """The hooks it has."""
         return phases_of(self.plugin)
 
-    def config(self, value: Mapping[str, Any], path: str, warnings: list[str]) -> msgspec.Struct:
-        """Convert a configuration, and check it; InvalidResource when it is not right."""
+    def config(
+        self, value: Mapping[str, Any], path: str, warnings: list[str], settings: "Settings | None" = None
+    ) -> msgspec.Struct:
+        """Convert a configuration, and check it, also against settings; InvalidResource when it is not right."""
         config = _typed(self._config, value, path, warnings)
         try:
             self.plugin.check(config)
+            if settings is not None:
+                self.plugin.check_settings(config, settings)
         except InvalidResource as error:
             raise InvalidResource(path + error.path.removeprefix("$"), error.reason) from error
         return config
@@ -146,6 +153,7 @@ class Registry:
         self._plugins = plugins
         self._withheld = withheld
         self.secrets = secrets or Resolver()
+        self.settings: Settings | None = None  # against which configurations are checked
         own = (name for name, registered in plugins.items() if registered.plugin.Consumer is not None)
         self.credentials = schema.AUTHENTICATION.union(own)  # plugins whose configuration in a consumer is one
 
@@ -180,7 +188,7 @@ class Registry:
             if is_credential:
                 registered.consumer(plain, path, warnings)
             else:
-                registered.config(plain, path, warnings)
+                registered.config(plain, path, warnings, self.settings)
         except InvalidResource as error:
             if not any(is_same_place(error.path, at) for at in missing):  # what stands there then is not known
                 raise

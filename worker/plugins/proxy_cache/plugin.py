@@ -40,12 +40,13 @@ from worker.plugins.answer import Answer
 from worker.plugins.base import Plugin, Scope
 from worker.plugins.proxy_cache import freshness, store
 from worker.plugins.proxy_cache.entry import Description, Entry, Kind, name_of
-from worker.plugins.proxy_cache.zones import in_thread, open_zone
+from worker.plugins.proxy_cache.zones import find_zone, in_thread, open_zone
 from worker.variables import Template
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from config_sync.settings import Settings
     from worker.exchange import Exchange
     from worker.messages import Request
     from worker.plugins.response_head import ResponseHead
@@ -128,6 +129,11 @@ class ProxyCache(Plugin[ProxyCacheConfig]):
         """Check what a type does not say."""
         if len(set(config.cache_method)) != len(config.cache_method):
             raise InvalidResource("$.cache_method", "has a method twice")
+
+    @classmethod
+    def check_settings(cls, config: Any, settings: "Settings") -> None:
+        """Check that there is such a zone."""
+        find_zone(settings, config.cache_zone, config.cache_strategy == "memory")
 
     # the request
 

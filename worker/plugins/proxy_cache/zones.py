@@ -25,6 +25,17 @@ SWEEP_EVERY = 30.0  # seconds
 _opened: "WeakKeyDictionary[PluginServices, dict[str, Zone]]" = WeakKeyDictionary()
 
 
+def find_zone(settings: "Settings", name: str, is_in_memory: bool) -> "CacheZone":
+    """Return a zone of the settings; InvalidResource when there is none of this name and kind."""
+    zone = next((zone for zone in settings.proxy_cache.zones if zone.name == name), None)
+    if zone is None:
+        raise InvalidResource("$.cache_zone", f"there is no zone {name} in the settings' proxy_cache.zones")
+    if bool(zone.disk_path) is is_in_memory:
+        kind = "on disk" if zone.disk_path else "in memory"
+        raise InvalidResource("$.cache_zone", f"zone {name} is {kind}, and cache_strategy is not")
+    return zone
+
+
 def open_zone(services: "PluginServices", name: str, is_in_memory: bool) -> Zone:
     """Return a zone of the settings.
 
@@ -33,19 +44,13 @@ def open_zone(services: "PluginServices", name: str, is_in_memory: bool) -> Zone
     """
     zones = _opened.setdefault(services, {})
     if name not in zones:
-        found = next((zone for zone in services.settings.proxy_cache.zones if zone.name == name), None)
-        if found is None:
-            raise InvalidResource("$.cache_zone", f"there is no zone {name} in the settings' proxy_cache.zones")
+        found = find_zone(services.settings, name, is_in_memory)
         try:
             zones[name] = _made(found, services.settings)
         except OSError as error:
             raise InvalidResource("$.cache_zone", f"zone {name} cannot be used: {error}") from error
         services.spawn(_keep_tidy(zones[name], services.loop))
-    zone = zones[name]
-    if zone.is_in_memory != is_in_memory:
-        kind = "in memory" if zone.is_in_memory else "on disk"
-        raise InvalidResource("$.cache_zone", f"zone {name} is {kind}, and cache_strategy is not")
-    return zone
+    return zones[name]
 
 
 def _made(zone: "CacheZone", settings: "Settings") -> Zone:
