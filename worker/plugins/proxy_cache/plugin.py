@@ -22,7 +22,8 @@ there was nothing. With ``cache_control`` a request ``only-if-cached`` gets 504 
 
 Answers that say private, no-store, no-cache or ``Vary: *`` are not kept, nor are parts (206); up to 64 variants are, by
 the fields that Vary names. Of several requests for what is not there one goes upstream, the others wait for its answer,
-up to 5 s. All workers share what is kept. What ends first goes first when a zone is full.
+up to 5 s. All workers share what is kept. When a zone is full, what has ended goes first,
+then what nobody has asked for for longest.
 """
 
 import asyncio

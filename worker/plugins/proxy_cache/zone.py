@@ -1,10 +1,10 @@
 """Zone: a directory of entries that all workers of a node share, of a bounded size.
 
-    ab/ab12…    entries by name; modified when they end
+    ab/ab12…    entries by name; modified when they end, accessed when they were last read, to the second
     lock/       a file for each entry that somebody is fetching
     new/        what is being written; it is renamed when it is complete
     usage       8 bytes: how many bytes there are
-    sweep       locked by whoever throws away what has ended, and what ends first when there is too much
+    sweep       locked by whoever throws away what has ended, and the least recently read when there is too much
 
 A zone in memory is a directory of /dev/shm, where reading and writing waits for nobody. Nothing here knows what an
 entry is. Everything may be called in a thread; only ``sweep`` has to be, and all of a zone on disk.
@@ -27,6 +27,7 @@ log = logging.getLogger("propylon.plugins")
 
 LOCK_AGE = 10.0  # seconds after which a lock is nobody's
 KEPT_AFTER_END = 60.0  # seconds: what has ended is told apart from what never was
+READ_AGAIN = 1.0  # seconds after which it is noted that an entry is still read
 LARGEST_SHARE = 4  # of a zone one entry may have the fourth part
 SWEEP_FROM, SWEEP_TO = 0.95, 0.8  # of its size
 _WORD = 8
@@ -71,9 +72,12 @@ class Zone:
         except OSError:
             return None
         try:
-            size = os.fstat(fd).st_size
+            found, now = os.fstat(fd), time.time()
+            size = found.st_size
             if 0 <= most < size:
                 raise OverflowError(size)
+            if now - found.st_atime > READ_AGAIN:  # not every file system notes it
+                os.utime(fd, (now, found.st_mtime))
             return _read(fd, size)
         except OSError:
             return None
@@ -94,7 +98,7 @@ class Zone:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 _write(fd, data)
-                os.utime(fd, (ends, ends))
+                os.utime(fd, (time.time(), ends))
             finally:
                 os.close(fd)
             replaced = self._size(path)
@@ -156,7 +160,7 @@ class Zone:
     # upkeep
 
     def sweep(self) -> None:
-        """Throw away what has ended, and what ends first when there is too much; not while another worker does."""
+        """Throw away what has ended, and the least recently read when there is too much; not while another does."""
         try:
             fd = os.open(f"{self._directory}/sweep", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
@@ -178,14 +182,14 @@ class Zone:
         entries = []
         for directory in os.scandir(self._directory):
             if len(directory.name) == 2:
-                entries += [(found.st_mtime, found.st_size, path) for path, found in _files(directory.path)]
-        total = sum(size for _, size, _ in entries)
+                files = _files(directory.path)
+                entries += [(found.st_mtime, found.st_atime, found.st_size, path) for path, found in files]
+        total = sum(size for _, _, size, _ in entries)
         target = int(self.limit * SWEEP_TO)
         is_too_much = was_full or total > self.limit * SWEEP_FROM
-        for ends, size, path in sorted(entries):
-            if ends >= now - KEPT_AFTER_END and not (is_too_much and total > target):
-                break
-            if _unlink(path):
+        for ends, _, size, path in sorted(entries, key=lambda entry: (entry[0] >= now, entry[1])):
+            is_over = ends < now - KEPT_AFTER_END
+            if (is_over or (is_too_much and total > target)) and _unlink(path):
                 total -= size
         self._set(total)
 

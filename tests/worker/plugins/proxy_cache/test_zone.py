@@ -52,6 +52,19 @@ def test_there_is_never_more_than_its_size(zone: Zone) -> None:
     assert [number for number in range(10) if zone.read(name(number)) is not None] == list(range(2, 10))
 
 
+def test_what_nobody_reads_goes_first(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [time.time() - SOON]  # some file systems note the time of reading themselves
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    for number in range(10):
+        assert zone.write(name(number), b"x" * 1_000, now[0] + (5 if number == 5 else SOON))
+        now[0] += 2
+    for number in (0, 2):
+        zone.read(name(number))
+    assert not zone.write(name(10), b"x" * 1_000, now[0] + SOON)
+    zone.sweep()
+    assert [number for number in range(11) if zone.read(name(number)) is not None] == [0, 2, 3, 4, 6, 7, 8, 9]
+
+
 def test_what_has_ended_is_swept_after_a_while(zone: Zone) -> None:
     now = time.time()
     zone.write(name(1), b"a", now - KEPT_AFTER_END - 5)
