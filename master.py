@@ -25,6 +25,7 @@ from config_sync.errors import SettingsError
 from config_sync.settings import Settings
 from config_sync.settings_file import load_settings
 from worker.observability.systemd import take_variables
+from worker.supervisor import memory_zones
 from worker.supervisor.child import KILL_AFTER, Child, Slot
 from worker.supervisor.command import own_version, parse_arguments, send_signal
 from worker.supervisor.files import (
@@ -106,6 +107,8 @@ class Master:
         self._succession.pid_file.write()
         if not self._succession.predecessor.is_there:
             remove_stale_locks(settings)
+            memory_zones.remove_own(settings)
+        memory_zones.remove_stale(settings)
         remove_health_locks(settings)
         try:
             self._wakeup = Wakeup(HANDLED)
@@ -127,6 +130,8 @@ class Master:
                 child.signal(signal.SIGKILL)
             self._succession.pid_file.remove()
             remove_health_locks(settings)
+            if self._succession.is_alone:
+                memory_zones.remove_own(settings)
         log.info("exit")
         return self._exit_code
 

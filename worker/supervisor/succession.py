@@ -86,6 +86,11 @@ class Succession:
         """Return what a worker must not keep open."""
         return [*self.predecessor.sockets(), *self.successor.sockets()]
 
+    @property
+    def is_alone(self) -> bool:
+        """Tell whether there is no other master of this gateway."""
+        return not self.predecessor.is_there and self.successor.stage is Stage.NONE
+
     # our own life
 
     def record(self, ready: bool, generation: int) -> None:

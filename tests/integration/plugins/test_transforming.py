@@ -14,7 +14,7 @@ import pytest
 from config_sync.settings import Settings
 from tests.fakes.processes import Etcd, Gateway, wait_until
 from tests.fakes.upstream import Upstream
-from worker.plugins.proxy_cache.zones import memory_directory
+from worker.supervisor.memory_zones import memory_directory
 
 STRATEGIES = {
     "memory": {"cache_strategy": "memory", "cache_zone": "memory_cache"},
@@ -47,6 +47,14 @@ def ask(gateway: Gateway, path: str, pid: int | None = None, method: str = "GET"
         return Answer(connection.getresponse())
     finally:
         connection.close()
+
+
+def is_asked(gateway: Gateway, path: str) -> bool:
+    """Tell whether a request is answered."""
+    try:
+        return ask(gateway, path).status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -91,6 +99,21 @@ def test_what_one_worker_has_kept_the_other_gives(transforming: Gateway, upstrea
     transforming.signal(signal.SIGHUP)
     wait_until(lambda: not transforming.workers() & {first, second}, "the old workers are gone")
     wait_until(lambda: ask(transforming, path).cached == "HIT", "new workers give what old ones have kept")
+
+
+def test_memory_is_given_back_when_the_gateway_ends(transforming: Gateway) -> None:
+    settings = Settings(runtime_dir=str(transforming.settings["runtime_dir"]))
+    directory = memory_directory(settings, "memory_cache")
+    assert ask(transforming, "/memory/bytes/5000").status == 200
+    assert directory.is_dir()
+    transforming.kill()
+    assert directory.is_dir()
+    transforming.start()
+    wait_until(lambda: not directory.exists(), "what the dead one has left is gone")
+    wait_until(lambda: is_asked(transforming, "/memory/bytes/5000"), "the next one serves")
+    assert directory.is_dir()
+    transforming.stop()
+    assert not directory.exists()
 
 
 def test_many_clients_of_both_workers_ask_the_upstream_once(transforming: Gateway, upstream: Upstream) -> None:

@@ -1,16 +1,14 @@
 """The zones of a worker, opened by the first plugin that uses one, and kept tidy."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from functools import partial
-from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from config_sync.errors import InvalidResource
 from worker.plugins.proxy_cache.zone import Zone
+from worker.supervisor import memory_zones
 
 if TYPE_CHECKING:
     from config_sync.settings import CacheZone, Settings
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MEMORY = Path("/dev/shm")  # noqa: S108 - memory that has a name; see Zone for who may use what is in it
 LOOK = 1.0  # seconds between two looks at whether there is too much
 SWEEP_EVERY = 30.0  # seconds
 
@@ -56,16 +53,10 @@ def open_zone(services: "PluginServices", name: str, is_in_memory: bool) -> Zone
 def _made(zone: "CacheZone", settings: "Settings") -> Zone:
     if zone.disk_path:
         return Zone(settings.path(zone.disk_path), zone.disk_size, is_in_memory=False)
-    return Zone(memory_directory(settings, zone.name), zone.memory_size, is_in_memory=True)
-
-
-def memory_directory(settings: "Settings", name: str) -> Path:
-    """Return the directory of a zone in memory, which no other gateway has."""
-    runtime = os.path.abspath(settings.runtime_dir).encode()
-    digest = blake2b(runtime, digest_size=8).hexdigest()
-    if MEMORY.is_dir():
-        return MEMORY / f"propylon-cache-{os.geteuid()}-{digest}-{name}"
-    return settings.path(f"cache-{name}")
+    directory = memory_zones.memory_directory(settings, zone.name)
+    opened = Zone(directory, zone.memory_size, is_in_memory=True)
+    memory_zones.claim(directory, settings)
+    return opened
 
 
 async def _keep_tidy(zone: Zone, loop: asyncio.AbstractEventLoop) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.plugins.proxy_cache import zones
+from worker.supervisor import memory_zones
 
 
 @pytest.fixture(autouse=True)
 def _memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zones, "MEMORY", tmp_path)
+    monkeypatch.setattr(memory_zones, "MEMORY", tmp_path)
