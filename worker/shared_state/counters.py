@@ -16,7 +16,7 @@ that it does not want to wait (``patient=False``) and goes on without.
 from collections.abc import Callable
 from math import floor
 
-from worker.shared_state.places import Places, nanoseconds
+from worker.shared_state.places import GONE, Places, nanoseconds
 from worker.shared_state.semaphores import MOST, SEMAPHORE_WORDS, Semaphores
 
 HOLD_TIME = 86_400.0  # seconds that a key keeps its place after something was last held …
@@ -82,15 +82,18 @@ class SharedCounters:
         Raises:
             Busy: somebody else gives out a place at this moment.
         """
-        now = self._clock()
+        now, places = self._clock(), self._places
         while True:
-            place, generation = self._find(key, nanoseconds(window), now, min(limit, MOST), patient)
+            known = self._known.get(key)
+            if known is None or places.time_left(*known, now) <= 0:
+                known = self._find(key, nanoseconds(window), now, min(limit, MOST), patient)
+            place, generation = known
             at = self._tallies + place * TALLY_WORDS
-            is_taken = self._semaphores.take(at)
-            if self._places.generation(place) == generation:
-                left = self._semaphores.left(at) if is_taken else REFUSED
-                return left, max(0, self._places.expires(place) - now) / 1e9
-            if is_taken:  # the place belongs to somebody else by now
+            left = self._semaphores.taken(at)
+            time_left = places.time_left(place, generation, now)
+            if time_left != GONE:
+                return left, time_left / 1e9 if time_left > 0 else 0.0
+            if left != REFUSED:  # the place belongs to somebody else by now
                 self._semaphores.give(at)
 
     def slide(self, key: bytes, limit: int, window: float, time: float, patient: bool = True) -> tuple[int, float]:

@@ -18,6 +18,7 @@ from worker.shared_state.locks import Locks
 WAYS = 8
 PLACE_WORDS = 4
 LONGEST = 1e9  # seconds
+GONE = -1 << 63
 _KEY = Struct("=qq")
 _A, _B, _EXPIRES, _GENERATION = range(PLACE_WORDS)
 _GENERATION_BITS = 31
@@ -42,6 +43,11 @@ class Places:
         """Tell whether a place still belongs to whom it belonged in a generation."""
         head = self._at + place * PLACE_WORDS
         return self._words[head + _GENERATION] == generation and self._words[head + _EXPIRES] > now
+
+    def time_left(self, place: int, generation: int, now: int) -> int:
+        """Return for how long a place belongs to whom it belonged in a generation; ``GONE`` if it does not any more."""
+        words, head = self._words, self._at + place * PLACE_WORDS
+        return words[head + _EXPIRES] - now if words[head + _GENERATION] == generation else GONE
 
     def generation(self, place: int) -> int:
         """Return what tells apart those that have the place one after the other."""

@@ -46,6 +46,14 @@ class Semaphores:
         """Take one, if one is left."""
         return _take(self._base + word * 8) == 0
 
+    def taken(self, word: int) -> int:
+        """Take one, and return how many are left then; -1 if none was left."""
+        at = self._base + word * 8
+        if _take(at):
+            return -1
+        _value(at, self._cell_at)
+        return self._cell.value
+
     def give(self, word: int) -> None:
         """Give one back."""
         _give(self._base + word * 8)
