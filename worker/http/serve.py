@@ -112,13 +112,19 @@ async def serve_with_plugins(
         ProxyError: as ``forward``, and what plugins raise.
     """
     run = exchange.run = PluginRun(chain)
-    answer = await chain.run(exchange, chain.rewrite) if chain.rewrite else None
+    answer = chain.run(exchange, chain.rewrite) if chain.rewrite else None
+    if answer is not None and not isinstance(answer, Answer):
+        answer = await answer
     if answer is None and run.consumer is not None and route is not None:
         chain = run.chain = context.plugins.with_consumer(chain, run.consumer)
         if chain.brought:
-            answer = await chain.run(exchange, chain.brought)
+            answer = chain.run(exchange, chain.brought)
+            if answer is not None and not isinstance(answer, Answer):
+                answer = await answer
     if answer is None and chain.access:
-        answer = await chain.run(exchange, chain.access)
+        answer = chain.run(exchange, chain.access)
+        if answer is not None and not isinstance(answer, Answer):
+            answer = await answer
     if answer is not None:
         pending = respond(context, exchange, answer)
         if pending is not None:
@@ -224,7 +230,9 @@ async def forward(context: "WorkerContext", exchange: Exchange, request: "Reques
 
 async def was_answered(context: "WorkerContext", exchange: Exchange, chain: "Chain") -> bool:
     """Let plugins see the peer that has been chosen; tell whether one of them has answered."""
-    answer = await chain.run(exchange, chain.before_proxy)
+    answer = chain.run(exchange, chain.before_proxy)
+    if answer is not None and not isinstance(answer, Answer):
+        answer = await answer
     if answer is not None:
         pending = respond(context, exchange, answer)
         if pending is not None:

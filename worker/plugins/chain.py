@@ -162,8 +162,8 @@ class Chain:
             if _overrides(use.plugin, hook)
         )
 
-    async def run(self, exchange: "Exchange", steps: Sequence[Step]) -> Answer | None:
-        """Carry out a phase, until one of its hooks answers.
+    def run(self, exchange: "Exchange", steps: Sequence[Step]) -> "Answer | Awaitable[Answer | None] | None":
+        """Carry out a phase, until one of its hooks answers; from one on that waits, the rest of it is awaited.
 
         Raises:
             ProxyError: what a hook has raised; PluginFailed for whatever else it was.
@@ -174,8 +174,9 @@ class Chain:
             try:
                 answer = step.hook(exchange)
             except BodyNeeded as needed:
-                answer = await self._call_with_body(exchange, step, needed.limit)
-                began = perf_counter()
+                if is_timed:
+                    self.took(step.record, 0.0, is_timed)
+                return self._go_on(exchange, steps, step, self._call_with_body(exchange, step, needed.limit))
             except ProxyError:
                 raise
             except FAILURES as error:
@@ -186,13 +187,21 @@ class Chain:
                 self.took(step.record, now - began, is_timed)
             began = now
             if answer is not None:
-                if not isinstance(answer, Answer):  # an async hook's, or of one that waits now and then
-                    answer = await self._wait(exchange, step, answer)
-                    began = perf_counter()
-                    if answer is None:
-                        continue
-                return step.answered(answer)
+                if isinstance(answer, Answer):
+                    return step.answered(answer)
+                # an async hook's, or of one that waits now and then
+                return self._go_on(exchange, steps, step, self._wait(exchange, step, answer))
         return None
+
+    async def _go_on(
+        self, exchange: "Exchange", steps: Sequence[Step], step: Step, waiting: "Awaitable[Answer | None]"
+    ) -> Answer | None:
+        """Wait for a step of a phase, and carry out the rest of it."""
+        answer = await waiting
+        if answer is not None:
+            return step.answered(answer)
+        rest = self.run(exchange, steps[steps.index(step) + 1 :])
+        return rest if rest is None or isinstance(rest, Answer) else await rest
 
     async def _wait(self, exchange: "Exchange", step: Step, awaitable: Awaitable[Answer | None]) -> Answer | None:
         """Wait for what a hook awaits."""
