@@ -119,7 +119,7 @@ class Request:
 class Response:
     """The head of an upstream's answer, ready to be passed on."""
 
-    __slots__ = ("content_length", "framing", "head", "keep_alive", "size", "status")
+    __slots__ = ("content_length", "framing", "head", "keep_alive", "parts", "size", "status")
 
     def __init__(self, status: int, framing: Framing, content_length: int, head: bytes, keep_alive: bool) -> None:
         self.status = status
@@ -128,6 +128,7 @@ class Response:
         self.head = head  # status line and end-to-end fields; no framing, no Connection, no empty line
         self.keep_alive = keep_alive  # whether the upstream connection may carry another request
         self.size = 0  # of the head as clients get it, once somebody has measured it
+        self.parts: tuple[bytes, bytes] | None = None  # reason and field lines, once somebody has asked for them
 
     def __repr__(self) -> str:
         """Show status and framing."""

@@ -24,6 +24,35 @@ if TYPE_CHECKING:
     from worker.http.http1_client import Http1Client
 
 
+def filtered_head(exchange: "Exchange", response: Response) -> ResponseHead:
+    """Show the head to the plugins, and return what they have made of it; PluginFailed when one of them fails."""
+    request = exchange.request
+    assert request is not None  # noqa: S101 - an upstream has answered it
+    parts = response.parts
+    if parts is None:
+        line, _, fields = response.head.partition(b"\r\n")
+        parts = response.parts = line[13:], fields
+    length = response.content_length if response.framing is OF_LENGTH else None
+    head = ResponseHead(response.status, parts[0], parts[1], length, request.method == b"HEAD", True)
+    if response.framing is NO_BODY:  # what it says is the length of a body that does not come
+        said = head.fields.get(b"Content-Length")
+        head.content_length = int(said) if said is not None else None
+        head.fields.remove(b"Content-Length")
+    return filter_head(exchange, head)
+
+
+def whole_head(exchange: "Exchange", response: Response, head: ResponseHead) -> bytes:
+    """Return what is sent before a body of known length that is at hand and not filtered; empty in other cases."""
+    run, request = exchange.run, exchange.request
+    assert run is not None and request is not None  # noqa: S101, PT018 - an upstream has answered, plugins have seen it
+    if run.body is not None or not (head.has_body and request.version_11 and exchange.downstream.keep_alive):
+        return b""
+    exchange.status, exchange.bytes_sent = head.status, response.content_length
+    lines = head.status_line(), head.fields.lines, response.content_length
+    wire = run.sent_head = b"%b%bContent-Length: %d\r\n\r\n" % lines
+    return wire
+
+
 class FilteredAnswer:
     """Takes the pieces of a body as they come and sends what becomes of them."""
 
@@ -41,20 +70,13 @@ class FilteredAnswer:
         "has_ended",
     )
 
-    def __init__(self, exchange: "Exchange", response: Response) -> None:
-        """Show the head to the plugins; PluginFailed when one of them fails."""
-        request, run = exchange.request, exchange.run
-        assert request is not None and run is not None  # noqa: S101, PT018 - an upstream has answered it
+    def __init__(self, exchange: "Exchange", response: Response, head: ResponseHead) -> None:
+        """Take the head as ``filtered_head`` has left it."""
+        run = exchange.run
+        assert run is not None  # noqa: S101 - there are plugins
         self._exchange = exchange
         self._response = response
-        line, _, fields = response.head.partition(b"\r\n")
-        length = response.content_length if response.framing is OF_LENGTH else None
-        head = ResponseHead(response.status, line[13:], fields, length, request.method == b"HEAD", True)
-        if response.framing is NO_BODY:  # what it says is the length of a body that does not come
-            said = head.fields.get(b"Content-Length")
-            head.content_length = int(said) if said is not None else None
-            head.fields.remove(b"Content-Length")
-        self._head = filter_head(exchange, head)
+        self._head = head
         self._body = run.body
         self._has_body = head.has_body
         self._is_head_sent = False

@@ -18,7 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from worker.errors import InvalidResponse, PeerClosed, ProxyError
 from worker.exchange import Exchange
-from worker.http.filtered import FilteredAnswer
+from worker.http.filtered import FilteredAnswer, filtered_head, whole_head
 from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
 from worker.http.kernel import read_rest
 from worker.http.responses import attempts_line, read_response, response_head, switching_head
@@ -219,7 +219,14 @@ class Http1Client(UpstreamConnection):
 
     def _filtered_received(self, exchange: Exchange, response: Response, rest: bytes) -> None:
         """Let plugins see the answer on its way."""
-        filtered = self._filtered = FilteredAnswer(exchange, response)
+        head = filtered_head(exchange, response)
+        if response.framing is OF_LENGTH and len(rest) == response.content_length:
+            wire = whole_head(exchange, response, head)
+            if wire:  # the ordinary case again: one write
+                exchange.downstream.transport.write(wire + rest)
+                self._finish(exchange, response.keep_alive)
+                return
+        filtered = self._filtered = FilteredAnswer(exchange, response, head)
         if response.framing is NO_BODY:
             self._filtered_ended(exchange, filtered, b"", keep=response.keep_alive and not rest)
             return

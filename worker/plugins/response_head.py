@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from worker.fields import FRAMING, FieldLines
 
-BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+BODILESS = frozenset((204, 304))
 
 
 class ResponseHead:
