@@ -159,11 +159,14 @@ class RepeatedRequest(EditedRequest):
     def __init__(self, edited: EditedRequest) -> None:
         """Keep what another has become."""
         super().__init__(edited)
-        self._wire = edited.wire
+        self.matched_at = self.original.matched_at  # so that what is changed next may repeat as well
+        self._wire = b""
 
     @property
     def wire(self) -> bytes:  # type: ignore[override]
         """What an upstream gets that is sent the client's Host."""
+        if not self._wire:
+            self._wire = self.head_for(self.upstream_host)
         return self._wire
 
 
@@ -200,6 +203,31 @@ def sent_target(request: Request) -> bytes:
 def sent_host(request: Request) -> bytes:
     """Return the Host that goes to an upstream that is sent the client's; empty when there is none."""
     return request.upstream_host if isinstance(request, EditedRequest) else request.host
+
+
+def repeat(exchange: "Exchange", change: object) -> bool:
+    """Let a request become what the same change has made of the same head before; tell whether it has.
+
+    A change is told from others by what it is equal to, and depends on nothing but that and the head.
+    """
+    request = exchange.request
+    repeated = request.repeated if request is not None else None
+    if repeated is None or repeated[2] is None:
+        return False
+    if repeated[1] != request.matched_at or repeated[0] != change:  # type: ignore[union-attr]  # there is one
+        return False
+    exchange.request = repeated[2]
+    return True
+
+
+def note_change(before: Request, change: object, after: EditedRequest) -> None:
+    """Note what a change has made of a request; when it does so for the second time, it is kept for ``repeat``."""
+    if before.matched_at < 0:
+        return
+    # They know each other, and the collector comes by rarely: not for a head that comes once.
+    noted = before.repeated
+    is_again = noted is not None and noted[1] == before.matched_at and noted[0] == change
+    before.repeated = change, before.matched_at, RepeatedRequest(after) if is_again else None
 
 
 def edit(exchange: "Exchange") -> EditedRequest:

@@ -92,7 +92,7 @@ class Request:
         self.pattern: Pattern | None = None  # the one of the route's that matched
         self.matched_at = -1  # in which version of the router; -1: it must be asked again for the same head
         self.is_repeatable = True  # nothing but the head has been looked at; of interest to the router while it matches
-        # As a plugin changes it each time: the plugin, when it was matched, and, once it repeats, what becomes of it.
+        # See ``edited_request.repeat``: the change, when this was matched, and, once it repeats, what becomes of it.
         self.repeated: tuple[object, int, RepeatedRequest | None] | None = None
         self.head_only = method == b"HEAD"  # no body is answered
         self.upgrade = b""  # the protocols that the client offers to switch to

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.consumers import AttachedConsumer
-from worker.edited_request import edit
+from worker.edited_request import EditedRequest, edit, note_change, repeat
 from worker.fields import field_line
 from worker.plugins.answer import Answer, message
 from worker.plugins.base import Plugin, Scope
@@ -90,6 +90,10 @@ class Authenticator(Plugin[C]):
             if self.config.hide_credentials:
                 self.hide(exchange)
             return found
+        return self._nobody(found)
+
+    def _nobody(self, found: Answer | str) -> AttachedConsumer | Answer:
+        """Return who it is instead when the request is from nobody that is known, or the answer to it."""
         if isinstance(found, Answer):
             return found
         anonymous = self.config.anonymous_consumer
@@ -102,10 +106,21 @@ class Authenticator(Plugin[C]):
 
     def rewrite(self, exchange: "Exchange") -> Answer | None:
         """Attach whom the request is from, or refuse it."""
-        found = self.verdict(exchange)
-        if isinstance(found, Answer):
-            return found
-        attach(exchange, found)
+        found = self.authenticate(exchange)
+        if not isinstance(found, AttachedConsumer):
+            found = self._nobody(found)
+            if isinstance(found, Answer):
+                return found
+            attach(exchange, found)
+            return None
+        note(exchange, found)
+        before, change = exchange.request, (self, found)
+        if not repeat(exchange, change):
+            if self.config.hide_credentials:
+                self.hide(exchange)
+            edited = tell(exchange, found)
+            if before is not None:
+                note_change(before, change, edited)
         return None
 
     def passed_over(self, exchange: "Exchange") -> None:
@@ -114,6 +129,12 @@ class Authenticator(Plugin[C]):
 
 
 def attach(exchange: "Exchange", consumer: AttachedConsumer) -> None:
+    """Note whom a request is from, and tell the upstream."""
+    note(exchange, consumer)
+    tell(exchange, consumer)
+
+
+def note(exchange: "Exchange", consumer: AttachedConsumer) -> None:
     """Note whom a request is from."""
     run = exchange.run
     assert run is not None  # noqa: S101 - plugins run in one
@@ -123,7 +144,13 @@ def attach(exchange: "Exchange", consumer: AttachedConsumer) -> None:
         assign(exchange, "consumer_group_id", consumer.group_id)
     elif exchange.memo is not None and exchange.memo.assigned is not None:
         exchange.memo.assigned.pop("consumer_group_id", None)  # of whom a global rule has attached before
-    edit(exchange).replace_lines(_IDENTITY, _lines(consumer.username, consumer.credential_id, consumer.custom_id))
+
+
+def tell(exchange: "Exchange", consumer: AttachedConsumer) -> EditedRequest:
+    """Tell the upstream whom a request is from."""
+    request = edit(exchange)
+    request.replace_lines(_IDENTITY, _lines(consumer.username, consumer.credential_id, consumer.custom_id))
+    return request
 
 
 def forget_forged(exchange: "Exchange") -> None:

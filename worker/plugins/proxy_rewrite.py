@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from config_sync.errors import InvalidResource
-from worker.edited_request import EditedRequest, RepeatedRequest, edit
+from worker.edited_request import EditedRequest, edit, note_change, repeat
 from worker.http.target import quoted
 from worker.plugins.answer import Answer, error_message
 from worker.plugins.base import Plugin, Scope
@@ -102,14 +102,9 @@ class ProxyRewrite(Plugin[ProxyRewriteConfig]):
 
     def rewrite(self, exchange: "Exchange") -> Answer | None:
         """Change the request; what needs its body is found out before anything is changed."""
-        received, is_repeated = exchange.request, False
-        if self._depends_on_head_alone and received is not None:
-            repeated = received.repeated
-            if repeated is not None and repeated[0] is self and repeated[1] == received.matched_at >= 0:
-                if repeated[2] is not None:
-                    exchange.request = repeated[2]
-                    return None
-                is_repeated = True
+        received = exchange.request
+        if self._depends_on_head_alone and repeat(exchange, self):
+            return None
         request = edit(exchange)
         try:
             target = self._target(exchange, request)
@@ -128,9 +123,8 @@ class ProxyRewrite(Plugin[ProxyRewriteConfig]):
             request.upstream_host = host
         if fields.pattern is not None or lines:
             request.replace_lines(fields.pattern, lines)
-        if self._depends_on_head_alone and received is not None and received.matched_at >= 0:
-            # They know each other, and the collector comes by rarely: not for a head that comes once.
-            received.repeated = self, received.matched_at, RepeatedRequest(request) if is_repeated else None
+        if self._depends_on_head_alone and received is not None:
+            note_change(received, self, request)
         return None
 
     def _target(self, exchange: "Exchange", request: EditedRequest) -> bytes | None:

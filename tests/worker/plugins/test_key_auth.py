@@ -1,10 +1,14 @@
 """key-auth (plugins.md section 3)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from worker.plugins.testing import PluginKit
+from worker.edited_request import RepeatedRequest
+from worker.exchange import Exchange
+from worker.messages import Request
+from worker.plugins.base import NoConfig, Plugin
+from worker.plugins.testing import OK, PluginKit, UpstreamRequest
 
 JACK = {"consumers/jack": {"username": "jack", "plugins": {"key-auth": {"key": "auth-one"}}}}
 MISSING = b'{"message":"Missing API key in request"}\n'
@@ -89,3 +93,52 @@ def test_an_encrypted_key_is_found_by_its_plain_text() -> None:
     with PluginKit({"key-auth": {}}, records) as kit:
         assert kit.request(headers={"apikey": "auth-one"}).status == 200
         assert kit.request(headers={"apikey": "4y+JvURBE6ZwRbbgaryrhg=="}).status == 401
+
+
+class Watching(Plugin[NoConfig]):
+    """Notes the requests as others have left them."""
+
+    name = "watching"
+    seen: ClassVar[list[Request | None]] = []
+
+    def access(self, exchange: Exchange) -> None:
+        self.seen.append(exchange.request)
+
+
+REWRITING = {
+    "key-auth": {"hide_credentials": True},
+    "proxy-rewrite": {"uri": "/new", "headers": {"set": {"X-A": "b"}}},
+    "watching": {},
+}
+
+
+def test_what_a_head_becomes_is_kept_when_it_repeats() -> None:
+    Watching.seen.clear()
+    with PluginKit(REWRITING, JACK, extra=(Watching,)) as kit:
+        answers = kit.requests([("GET", "/old", {"apikey": "auth-one"}, b"")] * 6)
+        upstream = {
+            (each.target, each.header("x-a"), each.header("x-consumer-username"), each.header("apikey"))
+            for answer in answers
+            if (each := answer.upstream)
+        }
+        assert upstream == {("/new", "b", "jack", None)}
+        assert isinstance(Watching.seen[-1], RepeatedRequest)
+        assert Watching.seen[-1] is Watching.seen[-2]
+
+
+def test_a_head_that_repeats_is_from_whoever_has_its_key_by_then() -> None:
+    came: list[UpstreamRequest] = []
+    with PluginKit(REWRITING, JACK, extra=(Watching,)) as kit:
+
+        def answered(request: UpstreamRequest) -> bytes:
+            came.append(request)
+            if len(came) == 6:
+                kit.put("consumers/jack", {**JACK["consumers/jack"], "labels": {"custom_id": "7"}})
+            if len(came) == 12:
+                kit.put("consumers/jack", None)
+            return OK
+
+        kit.upstream_answers = answered
+        answers = kit.requests([("GET", "/old", {"apikey": "auth-one"}, b"")] * 13)
+        assert [each.headers("x-consumer-custom-id") for each in came] == [[]] * 6 + [["7"]] * 6
+        assert [answer.status for answer in answers] == [200] * 12 + [401]
