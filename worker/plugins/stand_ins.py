@@ -32,6 +32,10 @@ class FailClosed(Plugin[NoConfig]):
         """Refuse."""
         return Answer(503)
 
+    def access(self, exchange: "Exchange") -> Answer:
+        """Refuse, too: a consumer's plugin in the place of one that has run already has no ``rewrite`` any more."""
+        return Answer(503)
+
 
 class Missing(Plugin[NoConfig]):
     """In the place of a record that is named and does not exist (data-model.md section 14)."""

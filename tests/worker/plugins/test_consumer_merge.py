@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from config_sync.errors import ConfigError
 from worker.exchange import Exchange
 from worker.plugins.answer import Answer
-from worker.plugins.base import Plugin
+from worker.plugins.base import Plugin, Scope
 from worker.plugins.response_head import ResponseHead
 from worker.plugins.testing import PluginKit
 
@@ -52,6 +53,17 @@ class Late(Noting):
     priority = 100
 
 
+class Picky(Noting):
+    """Cannot be made of everything that it may be configured with."""
+
+    name = "picky"
+
+    def __init__(self, config: TagConfig, scope: Scope) -> None:
+        super().__init__(config, scope)
+        if config.tag == "broken":
+            raise ConfigError("it is broken")
+
+
 @pytest.fixture(autouse=True)
 def nothing_called() -> Iterator[None]:
     calls.clear()
@@ -74,7 +86,7 @@ def kit(layers: dict[str, dict[str, Any]]) -> PluginKit:
         "global_rules/1": {"plugins": of("global rule")},
     }
     route = {"service_id": "s", "plugin_config_id": "p"}
-    return PluginKit({"key-auth": {}, **of("route")}, records, route=route, extra=(Early, Late))
+    return PluginKit({"key-auth": {}, **of("route")}, records, route=route, extra=(Early, Late, Picky))
 
 
 def seen(worker: PluginKit, key: str = "k") -> list[str]:
@@ -183,3 +195,9 @@ def test_whom_a_global_rule_has_found_brings_plugins_to_a_route_without_any() ->
     with kit({"global rule": {"key-auth": {}}, "consumer": {"late": {"tag": "c"}}}) as worker:
         worker.put("routes/kit", {"uri": "/*", "upstream": {"nodes": {"127.0.0.1:1980": 1}}})
         assert seen(worker) == tagged("late", "c")
+
+
+def test_a_consumers_plugin_that_cannot_be_made_refuses_also_where_the_routes_has_run() -> None:
+    with kit({"route": {"picky": {}}, "consumer": {"picky": {"tag": "broken"}}}) as worker:
+        refused, free = (worker.request(headers={"apikey": key}) for key in ("k", "jill"))
+    assert (refused.status, refused.upstream, free.status) == (503, None, 200)
