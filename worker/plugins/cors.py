@@ -123,7 +123,7 @@ class Cors(Plugin[CorsConfig]):
             request = request.original  # browsers compare with what they have sent
         origin = request.header(b"origin") if request is not None else None
         if self._varies:
-            head.fields.add(b"Vary", b"Origin")
+            head.fields.lines += b"Vary: Origin\r\n"
         allowed = self._allowed(origin)
         if allowed is not None:
             lines = field_line(b"Access-Control-Allow-Origin", allowed) + self._lines
@@ -131,7 +131,10 @@ class Cors(Plugin[CorsConfig]):
                 asked = request.header(b"access-control-request-headers")
                 if asked is not None:
                     lines += field_line(b"Access-Control-Allow-Headers", asked)
-            head.fields.lines = _OURS.sub(b"", head.fields.lines) + lines
+            received = head.fields.lines
+            if b"access-control-" in received.lower():
+                received = _OURS.sub(b"", received)
+            head.fields.lines = received + lines
         if self._timing is not None:
             allowed = self._timing(origin)
             if allowed is not None:

@@ -93,6 +93,8 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
         self._loop = scope.services.loop
         self._applies = compile_expression(config.vars, "$.vars") if config.vars else None
         self._fields = FieldTemplates(*parts_of(config.headers))
+        if self._body is None and not self._filters:
+            self.unused = frozenset(("body_filter",))
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -114,7 +116,8 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
         """Change status and fields."""
         run = exchange.run
         assert run is not None  # noqa: S101 - hooks run in one
-        run.keep(self, None)
+        if not self.unused:
+            run.keep(self, None)
         try:
             if self._applies is not None and not self._applies(exchange):
                 return
@@ -128,7 +131,7 @@ class ResponseRewrite(Plugin[ResponseRewriteConfig]):
             head.body_changes()
             fields.remove(b"Content-Encoding")
             run.keep(self, self._body)
-        elif (coding := (fields.get(b"Content-Encoding") or b"").lower()) in self._steps:
+        elif self._steps and (coding := (fields.get(b"Content-Encoding") or b"").lower()) in self._steps:
             head.body_changes()
             run.keep(self, Pieces(coding))
         if head.length_changes:
