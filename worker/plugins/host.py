@@ -212,7 +212,7 @@ class PluginHost:
         if name in self._suspended:
             return None
         try:
-            use = Use(name, self._plugin(registered, config, key), compiled_meta(config), key)
+            use = Use(name, self._plugin(registered, config, key), compiled_meta(config, registered.fails_closed), key)
         except ConfigError as error:
             return self._stand_in(registered, key, error)
         except FAILURES as error:
@@ -523,12 +523,15 @@ class _Staging:
         self._unknown = {}
 
 
-def compiled_meta(config: Mapping[str, Any]) -> Meta:
-    """Compile what a configuration says under ``_meta``; raises ConfigError."""
+def compiled_meta(config: Mapping[str, Any], keeps_out: bool = False) -> Meta:
+    """Compile what a configuration says under ``_meta``; raises ConfigError.
+
+    A filter that takes too long to evaluate exempts nobody from a plugin that keeps somebody out.
+    """
     if "_meta" not in config:
         return Meta()
     meta = msgspec.convert(config["_meta"], PluginMeta)
-    condition = compile_expression(meta.filter, "$._meta.filter") if meta.filter else None
+    condition = compile_expression(meta.filter, "$._meta.filter", in_doubt=keeps_out) if meta.filter else None
     return Meta(meta.priority, condition, meta.error_response)
 
 

@@ -1,6 +1,7 @@
 """Expressions as functions of an exchange, compiled once per change (routing.md section 6).
 
-A comparison whose evaluation fails, as a regular expression that takes too long, makes the whole expression false.
+A comparison whose evaluation fails, as a regular expression that takes too long, makes the whole expression false; true
+where that is the safe side.
 """
 
 import logging
@@ -21,17 +22,18 @@ log = logging.getLogger("propylon.routing")
 Condition = Callable[["Exchange"], bool]
 
 
-def compile_expression(expression: Sequence[Any], path: str = "$.vars") -> Condition:
+def compile_expression(expression: Sequence[Any], path: str = "$.vars", in_doubt: bool = False) -> Condition:
     """Compile an expression that stands at a JSON path.
 
-    The function raises BodyNeeded when a variable wants to see a body that has not been read.
+    The function raises BodyNeeded when a variable wants to see a body that has not been read; it returns ``in_doubt``
+    when the evaluation fails.
 
     Raises:
         InvalidResource: with the path of the part that is not understood.
     """
     group = parse_expression(expression, path)
     condition = _compile_group(group)
-    return _guarded(condition, path) if _has_regex(group) else condition
+    return _guarded(condition, path, in_doubt) if _has_regex(group) else condition
 
 
 def _has_regex(member: Group | Comparison) -> bool:
@@ -40,13 +42,13 @@ def _has_regex(member: Group | Comparison) -> bool:
     return member.operator in (Operator.MATCHES, Operator.MATCHES_ANY_CASE)
 
 
-def _guarded(condition: Condition, path: str) -> Condition:
+def _guarded(condition: Condition, path: str, in_doubt: bool) -> Condition:
     def guarded(exchange: "Exchange") -> bool:
         try:
             return condition(exchange)
         except TimeoutError:
-            log.warning("%s: a regular expression took too long on %r; no match", path, exchange.request)
-            return False
+            log.warning("%s: a regular expression took too long on %r; taken as %s", path, exchange.request, in_doubt)
+            return in_doubt
 
     return guarded
 

@@ -66,6 +66,13 @@ def test_forged_fields_do_not_get_through_where_the_filter_exempts_either() -> N
             assert kit.request(target="/?x=1").status == 401
 
 
+def test_a_filter_that_takes_too_long_exempts_nobody() -> None:
+    exempted = {"filter": [["http_x_from", "!", "~~", "^(x+x+)+$"]]}  # from xx, xxx, …
+    with PluginKit({"key-auth": {"_meta": exempted}}, JACK) as kit:
+        answers = [kit.request(headers={"X-From": text, "apikey": "x"}) for text in ("xx", "x!", "x" * 2000 + "!")]
+    assert [answer.status for answer in answers] == [200, 401, 401]
+
+
 def test_an_exempting_filter_leaves_alone_what_another_plugin_has_found_out() -> None:
     rules: dict[str, Any] = {"global_rules/1": {"plugins": {"key-auth": {}}}}
     with PluginKit({"basic-auth": {"_meta": {"filter": [["arg_x", "==", "1"]]}}}, {**JACK, **rules}) as kit:
