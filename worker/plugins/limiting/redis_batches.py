@@ -48,9 +48,11 @@ class Batches:
         known = self._windows.get(key)
         if known is None or known.ends <= loop.time():
             left, seconds = await self._counts.take(key, limit, window, 0)
-            known = self._windows[key] = Window(limit, window, left, loop.time() + seconds)
-            if len(self._windows) > MOST:
-                self._windows.popitem(last=False)
+            known = self._windows.get(key)  # others may have asked meanwhile, and taken
+            if known is None or known.ends <= loop.time():
+                known = self._windows[key] = Window(limit, window, left, loop.time() + seconds)
+                if len(self._windows) > MOST:
+                    self._windows.popitem(last=False)
         seconds = known.ends - loop.time()
         if known.left <= 0:
             return -1, seconds
