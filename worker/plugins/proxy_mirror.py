@@ -8,7 +8,8 @@
 A copy is what goes to the upstream, with its body, of up to 16 MiB, which is received first: a request with a larger
 one is not copied. It is sent once, when a node has been chosen, and nothing waits for it. It may take as long as the
 longest of ``connect``, ``read`` and ``send`` in the settings' ``plugin_attr.proxy-mirror.timeout`` (60 s). Beyond 1,000
-copies under way in a worker there are no more. ``grpc://`` and ``grpcs://`` are taken, but nothing is copied to them.
+copies, or 64 MiB of their bodies, under way in a worker there are no more. ``grpc://`` and ``grpcs://`` are taken, but
+nothing is copied to them.
 """
 
 import logging
@@ -32,6 +33,7 @@ log = logging.getLogger("propylon.plugins")
 LARGEST_BODY = 16 * 1024 * 1024
 LARGEST_ANSWER = 1024 * 1024
 MOST_COPIES = 1000
+MOST_BYTES = 64 * 1024 * 1024  # of bodies of copies under way
 TIMEOUT = 60.0
 _NOT_SENT = FRAMING | {b"host"}
 
@@ -60,6 +62,7 @@ class ProxyMirror(Plugin[ProxyMirrorConfig]):
             log.warning("%s: proxy-mirror: nothing is copied to %s, which speaks gRPC", scope.key, config.host)
         self._within = time_limit(scope.services.attribute(self.name).get("timeout"))
         self._copies = 0
+        self._bytes = 0
 
     def rewrite(self, exchange: "Exchange") -> None:
         """Decide whether the request is copied, and see to it that its body is at hand."""
@@ -82,11 +85,12 @@ class ProxyMirror(Plugin[ProxyMirrorConfig]):
         if not run.kept(self):
             return
         run.keep(self, False)
-        if self._copies >= MOST_COPIES:
+        body = whole_body(exchange, LARGEST_BODY)
+        if self._copies >= MOST_COPIES or self._bytes + len(body or b"") > MOST_BYTES:
             log.warning("%s: proxy-mirror: %d copies are under way; there is no other", self.scope.key, self._copies)
             return
-        body = whole_body(exchange, LARGEST_BODY)
         self._copies += 1
+        self._bytes += len(body or b"")
         self.scope.services.spawn(self._send(request, body or None))
 
     async def _send(self, request: "Request", body: bytes | None) -> None:
@@ -104,6 +108,7 @@ class ProxyMirror(Plugin[ProxyMirrorConfig]):
             log.info("%s: proxy-mirror: %s", self.scope.key, error)
         finally:
             self._copies -= 1
+            self._bytes -= len(body or b"")
 
     def _target(self, request: "Request") -> bytes:
         target, own = sent_target(request), self.config.path

@@ -135,6 +135,13 @@ def test_there_are_not_too_many_copies_at_a_time(monkeypatch: pytest.MonkeyPatch
     assert (answer.status, copies) == (200, [])
 
 
+def test_copies_under_way_do_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_mirror, "MOST_BYTES", 5)
+    bodies = [b"123456", b"12345", b"1234"]
+    _, copies = mirrored({}, lambda kit: [kit.request("POST", "/", {}, body) for body in bodies])
+    assert copies[0].body == b"12345"
+
+
 @pytest.mark.parametrize(
     ("attribute", "seconds"),
     [(None, 60), ({}, 60), ({"connect": "1s", "read": "2s", "send": "500ms"}, 2),
