@@ -27,16 +27,19 @@ class InnerAnswer:
         self.reason = b""
         self.fields: list[tuple[bytes, bytes]] = []
         self.pieces: list[bytes] = []
+        self.size = 0  # bytes of the body
 
 
-async def ask(context: "WorkerContext", ends: Ends, request: bytes, is_head: bool) -> InnerAnswer:
+async def ask(context: "WorkerContext", ends: Ends, request: bytes, is_head: bool, most: int) -> InnerAnswer:
     """Let a request be served for a client whose address, and ours, are the ``ends``.
+
+    An answer with a body above ``LARGEST_ANSWER`` bytes, or ``most``, has failed.
 
     Raises:
         InnerFailed: with the reason.
     """
     connection = Http1Server(context)
-    transport = InnerTransport(ends, context.loop.create_future(), is_head)
+    transport = InnerTransport(ends, context.loop.create_future(), is_head, min(most, LARGEST_ANSWER))
     connection.connection_made(transport)
     try:
         connection.data_received(request)
@@ -49,13 +52,13 @@ async def ask(context: "WorkerContext", ends: Ends, request: bytes, is_head: boo
 class InnerTransport(asyncio.Transport):
     """The client's end; the parser calls it back."""
 
-    def __init__(self, ends: Ends, answered: "asyncio.Future[InnerAnswer]", is_head: bool) -> None:
+    def __init__(self, ends: Ends, answered: "asyncio.Future[InnerAnswer]", is_head: bool, most: int) -> None:
         super().__init__()
         self._ends = ends
         self._is_head = is_head
         self._is_closed = False
         self._answer = InnerAnswer()
-        self._size = 0
+        self._most = most
         self._parser = HttpResponseParser(self)
         self.answered = answered
 
@@ -81,8 +84,8 @@ class InnerTransport(asyncio.Transport):
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body."""
-        self._size += len(data)
-        if self._size > LARGEST_ANSWER:
+        self._answer.size += len(data)
+        if self._answer.size > self._most:
             self._failed("the answer is too large")
         else:
             self._answer.pieces.append(data)

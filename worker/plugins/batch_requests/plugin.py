@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from worker.exchange import Exchange
 
 URI = "/apisix/batch-requests"
+LONGEST = 24 * 3600 * 1000  # milliseconds
+LARGEST = 64 * 1024 * 1024  # bytes of all answers to a batch
 _NOT_INHERITED = FRAMING | {b"accept-encoding", b"expect", b"proxy-connection", b"te"}
 
 Method = Literal["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"]
@@ -115,11 +117,14 @@ async def answered(exchange: "Exchange", asked: Batch, requests: list[bytes]) ->
         (downstream.local_address, downstream.local_port),
     )
     answers: list[dict[str, Any]] = []
+    room = LARGEST
     try:
-        async with asyncio.timeout(asked.timeout / 1000):
+        async with asyncio.timeout(min(asked.timeout, LONGEST) / 1000):
             for item, request in zip(asked.pipeline, requests, strict=True):
                 try:
-                    answers.append(shown(await ask(downstream.context, ends, request, item.method == "HEAD")))
+                    answer = await ask(downstream.context, ends, request, item.method == "HEAD", room)
+                    room -= answer.size
+                    answers.append(shown(answer))
                 except (InnerFailed, ProxyError) as error:
                     answers.append({"status": 502, "reason": str(error)})
     except TimeoutError:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.worker.plugins.refusals import complaint
-from worker.plugins.batch_requests import inner
+from worker.plugins.batch_requests import inner, plugin
 from worker.plugins.testing import OK, Outcome, PluginKit, UpstreamRequest
 
 URI = "/apisix/batch-requests"
@@ -115,6 +115,14 @@ def test_an_answer_that_breaks_off_or_is_too_large(monkeypatch: pytest.MonkeyPat
         assert large == {"status": 502, "reason": "the answer is too large"}
 
 
+def test_all_answers_together_are_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "LARGEST", 5)
+    with opened() as kit:
+        kit.upstream_answers = OK  # two bytes
+        answers = ask(kit, {"pipeline": [{"path": "/"}] * 4}).json()
+    assert [answer["status"] for answer in answers] == [200, 200, 502, 502]
+
+
 @pytest.mark.parametrize(
     "batch",
     [
@@ -136,6 +144,12 @@ def test_what_cannot_be_is_refused(batch: Any) -> None:
     with opened() as kit:
         answer = ask(kit, batch)
         assert (answer.status, list(answer.json()), kit.received) == (400, ["error_msg"], [])
+
+
+def test_a_timeout_may_be_any_number() -> None:
+    with opened() as kit:
+        (answer,) = ask(kit, {"pipeline": [{"path": "/"}], "timeout": 10**400}).json()
+        assert answer["status"] == 201
 
 
 def test_limits_of_the_metadata() -> None:
