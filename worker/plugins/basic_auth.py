@@ -4,16 +4,17 @@ Fields: ``hide_credentials``, ``realm`` (``basic``), ``anonymous_consumer``. In 
 ``password``.
 
 Answers 401 ``Missing authorization in request``, ``Invalid authorization in request`` (not Basic, not base64, no colon)
-or ``Invalid user authorization``, with ``WWW-Authenticate: Basic realm="basic"``. The password is all that follows the
-first colon, with its white space; APISIX drops what follows a second colon, and all white space, so that ``bob:p:x``
-opened what ``bob:p`` opens.
+or ``Invalid user authorization``, with ``WWW-Authenticate: Basic realm="basic"``. The password is all
+that follows the first colon, with its white space; APISIX drops what follows a second colon, and all white space, so
+that ``bob:p:x`` opened what ``bob:p`` opens. An empty ``password`` in a consumer is refused.
 """
 
 import binascii
 from hmac import compare_digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
 from worker.consumers import AttachedConsumer
 from worker.edited_request import edit
@@ -37,7 +38,7 @@ class BasicAuthConsumer(msgspec.Struct):
     """What a consumer shows."""
 
     username: str
-    password: str
+    password: Annotated[str, Meta(min_length=1)]
 
 
 class BasicAuth(Authenticator[BasicAuthConfig]):

@@ -70,7 +70,16 @@ def test_credentials_are_hidden_and_the_realm_is_configured() -> None:
         assert upstream.header("authorization") == basic("bob:p")
 
 
-@pytest.mark.parametrize("config", [{}, {"username": "u"}, {"password": "p"}, {"username": 1, "password": "p"}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"username": "u"},
+        {"password": "p"},
+        {"username": 1, "password": "p"},
+        {"username": "u", "password": ""},
+    ],
+)
 def test_a_consumer_needs_both(config: dict[str, Any]) -> None:
     with PluginKit() as kit, pytest.raises(AssertionError):
         kit.put("consumers/bob", {"username": "bob", "plugins": {"basic-auth": config}})
