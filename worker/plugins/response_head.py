@@ -23,6 +23,7 @@ class ResponseHead:
         "fields",
         "is_from_upstream",
         "length_changes",
+        "received_fields",
     )
 
     def __init__(
@@ -38,6 +39,7 @@ class ResponseHead:
         self._status = status
         self._received = status, reason
         self.fields: FieldLines = ResponseFields(fields)
+        self.received_fields = fields  # before any filter
         self.content_length = content_length
         self._answers_head = answers_head
         self.is_from_upstream = is_from_upstream

@@ -37,6 +37,7 @@ import msgspec
 from config_sync.errors import InvalidResource
 from worker.edited_request import edit
 from worker.errors import BodyNeeded
+from worker.fields import FieldLines
 from worker.plugins.answer import Answer
 from worker.plugins.base import Plugin, Scope
 from worker.plugins.proxy_cache import freshness, store
@@ -200,8 +201,21 @@ class ProxyCache(Plugin[ProxyCacheConfig]):
         return self._led_or_followed(state, said)
 
     async def _led_or_followed(self, state: State, said: dict[str, str]) -> Answer | None:
-        state.is_leader = await in_thread(self._services, self._zone.lock, name_of(state.key))
-        return None if state.is_leader else await self._followed(state, said)
+        return None if await self._leads(state) else await self._followed(state, said)
+
+    async def _leads(self, state: State) -> bool:
+        """Try to be the one who fetches the answer; a client that goes away meanwhile does not hold the others up."""
+        name = name_of(state.key)
+        locking = in_thread(self._services, self._zone.lock, name)
+        try:
+            state.is_leader = await asyncio.shield(locking)
+        except asyncio.CancelledError:
+            locking.add_done_callback(lambda locking: self._unlock_later(name) if locking.result() else None)
+            raise
+        return state.is_leader
+
+    def _unlock_later(self, name: str) -> None:
+        in_thread(self._services, self._zone.unlock, name)
 
     async def _followed(self, state: State, said: dict[str, str]) -> Answer | None:
         """Wait for another's answer; go upstream when there is none."""
@@ -218,8 +232,7 @@ class ProxyCache(Plugin[ProxyCacheConfig]):
                 return answer
             if passes(entry, time.time()):
                 return None
-            state.is_leader = await in_thread(self._services, self._zone.lock, name)
-            if state.is_leader:
+            if await self._leads(state):
                 return None
         return None
 
@@ -279,7 +292,9 @@ class ProxyCache(Plugin[ProxyCacheConfig]):
         ttl = usual if own is None else own
         if ttl <= 0:
             return None
-        kept = [(name, value) for name, value in fields.items() if name.lower() not in _NOT_KEPT]
+        # Without what plugins have added for this client (ids, tokens): they do so again for the next.
+        received = FieldLines(head.received_fields).items()
+        kept = [(name, value) for name, value in received if name.lower() not in _NOT_KEPT]
         description = Description(
             kind=Kind.ANSWER,
             key=state.key,

@@ -1,6 +1,7 @@
 """proxy-cache (plugins.md section 6)."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -440,3 +441,42 @@ def test_a_worker_keeps_its_zones_tidy(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_what_cannot_be_is_refused(config: dict[str, Any], fault: str) -> None:
     assert complaint("proxy-cache", config).startswith(fault)
+
+
+def test_a_client_that_goes_away_meanwhile_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_go_on, lock = threading.Event(), threading.Event(), Zone.lock
+
+    def late(zone: Zone, name: str) -> bool:
+        begun.set()
+        may_go_on.wait(10)
+        return lock(zone, name)
+
+    async def ask_and_go(kit: PluginKit) -> None:
+        client = kit.connect()
+        client.data_received(b"GET / HTTP/1.1\r\nHost: a.com\r\n\r\n")
+        await asyncio.to_thread(begun.wait, 10)
+        client.connection_lost(None)
+        await asyncio.sleep(0.01)
+        may_go_on.set()
+
+    with cached(tmp_path, {}) as kit:
+        monkeypatch.setattr(Zone, "lock", late)
+        kit.run(ask_and_go(kit))
+        settle(kit)
+        settle(kit)
+        assert (kit.received, locks(tmp_path)) == ([], [])
+
+
+@BOTH
+def test_what_plugins_add_for_one_client_is_not_kept(strategy: str, tmp_path: Path) -> None:
+    plugins = {"request-id": {}, "csrf": {"key": "k"}}
+    with cached(tmp_path, {**STRATEGIES[strategy], "cache_set_cookie": True}, plugins=plugins) as kit:
+        kit.upstream_answers = lambda _: numbered(kit, "Set-Cookie: own=1")
+        answers = []
+        for name in ("first", "second"):
+            answers.append(kit.request(headers={"X-Request-Id": name}))
+            settle(kit)
+    assert [status(answer) for answer in answers] == ["MISS", "HIT"]
+    assert [answer.headers("x-request-id") for answer in answers] == [["first"], ["second"]]
+    for answer in answers:
+        assert [cookie.partition("=")[0] for cookie in answer.headers("set-cookie")] == ["own", "apisix-csrf-token"]
