@@ -2,7 +2,8 @@
 
     waiting entries ──► (full, idle, or old) ──► batches ──► one after the other to ``send``, again after failures
 
-What cannot be taken any more is dropped and counted: ``max_pending`` bounds what waits and what is being sent.
+What cannot be taken any more is dropped and counted: ``max_pending`` and ``MOST_BYTES`` bound what waits and what is
+being sent.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ log = logging.getLogger("propylon.plugins")
 
 TELL = 10.0  # seconds between two complaints, at least
 MAX_PENDING = 8_192
+MOST_BYTES = 64 * 1024 * 1024  # of entries of one use of a plugin, which may hold bodies
 Send = Callable[[Sequence[bytes]], Awaitable[None]]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 AtLeastZero = Annotated[int, msgspec.Meta(ge=0)]
@@ -67,6 +69,7 @@ class BatchProcessor:
         self._waiting: list[bytes] = []
         self._batches: deque[list[bytes]] = deque()
         self._pending = 0
+        self._bytes = 0
         self._first = self._last = 0.0  # when the first and the last of those that wait came
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -76,10 +79,11 @@ class BatchProcessor:
 
     def add(self, entry: bytes) -> None:
         """Take an entry; never waits."""
-        if self._pending >= self._max_pending:
+        if self._pending >= self._max_pending or self._bytes + len(entry) > MOST_BYTES:
             self._drop(1, "too many entries wait")
             return
         self._count(1)
+        self._bytes += len(entry)
         now = self._loop.time()
         self._last = now
         if not self._waiting:
@@ -131,6 +135,7 @@ class BatchProcessor:
                 batch = self._batches.popleft()
                 await self._send_again(batch)
                 self._count(-len(batch))
+                self._bytes -= sum(map(len, batch))
         finally:
             self._task = None
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.worker.plugins.receivers import until
 from tests.worker.plugins.scraped import scrape, value
+from worker.plugins import batch
 from worker.plugins.batch import BatchConfig, BatchProcessor
 from worker.plugins.testing import PluginKit
 
@@ -44,6 +45,18 @@ def test_a_full_batch_is_sent_at_once() -> None:
         kit.run(until(lambda: sink.batches == [[b"1", b"2"]]))
         kit.run(batches.flush())
         assert sink.batches == [[b"1", b"2"], [b"3"]]
+
+
+def test_what_waits_does_not_take_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MOST_BYTES", 4)
+    sink = Sink()
+    with PluginKit() as kit:
+        batches = processor(kit, sink)
+        for entries in ((b"12", b"345", b"34"), (b"1234",)):
+            for entry in entries:
+                batches.add(entry)
+            kit.run(batches.flush())
+        assert sink.batches == [[b"12", b"34"], [b"1234"]]
 
 
 def test_an_idle_batch_is_sent() -> None:
