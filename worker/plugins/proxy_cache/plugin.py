@@ -156,6 +156,7 @@ class ProxyCache(Plugin[ProxyCacheConfig]):
             state.keeps = not self._in_memory and "no-store" not in said
             return None
         state.keeps = request.method != b"HEAD"
+        is_true(self._no_cache, exchange)  # so that the body is there which it may depend on when the answer comes
         if state.keeps and _CONDITIONS.search(request.block) is not None:
             edit(exchange).replace_lines(_CONDITIONS, b"")  # what is kept is a whole answer
         if not self._in_memory:
@@ -373,5 +374,5 @@ def is_true(templates: Sequence[Template], exchange: "Exchange") -> bool:
         return "".join([template.render(exchange) for template in templates]) not in ("", "0") if templates else False
     except BodyNeeded:
         if exchange.run is not None and exchange.run.head is not None:
-            return False  # nobody has read the request's body, and it is too late now
+            return True  # nobody has read the request's body, and it is too late now: it is not kept
         raise

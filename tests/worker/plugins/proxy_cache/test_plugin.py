@@ -207,6 +207,14 @@ def test_no_cache(tmp_path: Path) -> None:
         assert ask(kit, "/?n=1", "/?n=0", "/?n=1") == [("MISS", b"1"), ("MISS", b"2"), ("HIT", b"2")]
 
 
+def test_no_cache_by_what_the_body_says(tmp_path: Path) -> None:
+    config = {**MEMORY, "cache_method": ["POST"], "no_cache": ["$post_arg_n"], "cache_key": ["$uri"]}
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    with cached(tmp_path, config) as kit:
+        answers = [kit.request("POST", "/", form, body) for body in (b"n=1", b"n=0", b"n=1")]
+    assert [(status(answer), answer.body) for answer in answers] == [("MISS", b"1"), ("MISS", b"2"), ("HIT", b"2")]
+
+
 @pytest.mark.parametrize(
     ("cache_control", "expected"),
     [("no-cache", "BYPASS"), ("no-store", "BYPASS"), ("max-age=4", "STALE"), ("max-age=5", "HIT"),
