@@ -126,7 +126,10 @@ class PluginHost:
 
     def _compiled(self, route: "Route") -> Chain | None:
         merged = self._merged(route)
-        uses = self._uses(merged.plugins) if merged is not None else []
+        if merged is not None:
+            uses = self._uses(merged.plugins)
+        else:  # whatever was to keep somebody out, is not known
+            uses = [_missing(f"what is configured for route {route.id} is not known")]
         if route.plugin_config_id is not None and self._stored("plugin_configs", route.plugin_config_id) is None:
             uses.append(_missing(f"plugin config {route.plugin_config_id} of route {route.id} does not exist"))
         chain = self._chain(uses) if uses else self.no_route

@@ -17,7 +17,9 @@ from worker.plugins.answer import Answer
 from worker.plugins.base import Plugin, Scope
 from worker.plugins.http_client import HttpClient
 from worker.plugins.response_head import ResponseHead
+from worker.plugins.stand_ins import Missing
 from worker.plugins.testing import PluginKit
+from worker.routing.route import Route
 
 alive: "weakref.WeakSet[Held]" = weakref.WeakSet()
 closed: list[str] = []
@@ -257,6 +259,15 @@ def test_a_route_that_goes_while_a_hook_waits_still_keeps_out_whom_it_did() -> N
             return answer.status
 
         assert worker.run(race()) == 403
+
+
+def test_a_route_of_which_nothing_is_known_any_more_keeps_everybody_out() -> None:
+    with kit({}, {"routes/gone": {"uri": "/gone", "plugins": {"key-auth": {}}}}) as worker:
+        route = next(found for found in gc.get_objects() if isinstance(found, Route) and found.id == "gone")
+        worker.put("routes/gone", None)
+        chain = worker.context.plugins.chain_of(route)
+        assert chain is not None
+        assert [use.plugin.__class__ for use in chain.uses] == [Missing]
 
 
 def test_a_filter_is_asked_once_though_a_consumer_brings_plugins() -> None:
