@@ -129,6 +129,34 @@ def test_head_and_304_tell_the_length_of_what_does_not_come() -> None:
         assert worker.request("HEAD").header("content-length") == "4"
 
 
+class Marking(Plugin[ShapeConfig]):
+    """Sees heads alone."""
+
+    name = "marking"
+    Config = ShapeConfig
+
+    def header_filter(self, exchange: Exchange, head: ResponseHead) -> None:
+        head.fields.set(b"X-Mark", b"m")
+        if self.config.status:
+            head.status = self.config.status
+        if self.config.add:
+            head.body_changes()
+
+
+@pytest.mark.parametrize("answer", [OK, CHUNKED, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+@pytest.mark.parametrize("changes", ["", "length"])
+@pytest.mark.parametrize("status", [0, 404, 204, 304])
+def test_who_sees_the_head_alone_leaves_the_body_as_it_is(answer: bytes, changes: str, status: int) -> None:
+    with PluginKit({"marking": {"status": status, "add": changes}}, extra=(Marking,)) as kit:
+        kit.upstream_answers = answer
+        for outcome in kit.requests(TWO):
+            is_empty = status in (204, 304) or answer.endswith(b" 0\r\n\r\n")
+            assert (outcome.status, outcome.body) == (status or 200, b"" if is_empty else b"hello")
+            assert outcome.header("x-mark") == "m"
+            if answer == OK:
+                assert outcome.header("content-length") == {204: None, 304: None}.get(status, "5")
+
+
 @pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Connection", "Upgrade"])
 def test_nobody_frames_an_answer_but_the_gateway(name: str) -> None:
     with kit({"field": [name, "7"]}) as worker:
