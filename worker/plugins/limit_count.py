@@ -122,6 +122,8 @@ class LimitCount(Plugin[LimitCountConfig]):
         self._refusal = refusal(config.rejected_code, config.rejected_msg)
         self._slides = config.window_type == "sliding"
         self._shows = config.show_limit_quota_header
+        if not self._shows:
+            self.unused = frozenset(("header_filter",))
         self._counters = scope.services.counters
         is_plain = is_local and not self._slides and config.rules is None
         self._only = _only(self._limits) if is_plain else None
@@ -195,7 +197,8 @@ class LimitCount(Plugin[LimitCountConfig]):
             left, seconds = self._counters.take(only.name(exchange), only.most, only.window)
         except Busy:
             return self._take_all(exchange, run)
-        run.keep(self, ((only, only.most, left, seconds),))
+        if self._shows:
+            run.keep(self, ((only, only.most, left, seconds),))
         return self._refusal if left == REFUSED else None
 
     def _take_all(self, exchange: "Exchange", run: "PluginRun") -> Answer | Awaitable[Answer | None] | None:
@@ -245,11 +248,12 @@ class LimitCount(Plugin[LimitCountConfig]):
 
     def header_filter(self, exchange: "Exchange", head: "ResponseHead") -> None:
         """Say what is left."""
-        if not self._shows:
+        if not self._shows:  # a workflow asks all the same
             return
         assert exchange.run is not None  # noqa: S101 - hooks run in one
+        fields = head.fields
         for limit, most, left, seconds in exchange.run.kept(self) or ():
-            head.fields.lines = limit.fields.written(head.fields.lines, most, left, seconds)
+            fields.lines = limit.fields.written(fields.lines, most, left, seconds)
 
 
 class Limit:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from worker.plugins.answer import Answer, error_message
 from worker.plugins.base import Scope
 from worker.variables import Template, accessor
+from worker.variables.request import remote_address
 from worker.variables.values import shown
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def key_of(key: str, kind: str) -> KeyOf:
     if kind == "var_combination":
         combined = combination_of(key)
         return lambda exchange: combined(exchange) or exchange.remote_address
+    if key == "remote_addr":  # the usual one, which is always there
+        return remote_address
     get = accessor(key)
 
     def value_of(exchange: "Exchange") -> str:
