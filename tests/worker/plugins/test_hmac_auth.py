@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.messages import Request
 from worker.plugins.hmac_auth import parsed
 from worker.plugins.testing import PluginKit
 
@@ -213,8 +214,16 @@ def test_parameters_are_read_as_they_are_written(parameters: dict[str, str]) -> 
     assert parsed(" " + ", ".join(f'{name}="{value}"' for name, value in parameters.items())) == parameters
 
 
-def test_many_names_cost_little() -> None:
+def test_many_names_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+    header = Request.header
+
+    def counted(self: Request, name: bytes) -> bytes | None:
+        searches.append(name)
+        return header(self, name)
+
+    monkeypatch.setattr(Request, "header", counted)
     names = " ".join(f"n{number}" for number in range(1500))
     with PluginKit({"hmac-auth": {"signed_headers": []}}, ANN) as kit:
         assert request(kit, lines=[], headers=names).status == 200
-        assert kit.context.plugins.blocked == {}
+    assert 0 < len(searches) < 50  # of the head, whatever is signed

@@ -53,11 +53,11 @@ def test_a_burst_waits_for_its_turn(rate: float, times: int, least: float) -> No
 
 
 def test_rejection_is_as_configured() -> None:
-    with PluginKit({"limit-req": {**ONE, "rejected_code": 429, "rejected_msg": "slowly"}}) as kit:
+    with Counting().begin(PluginKit({"limit-req": {**ONE, "rejected_code": 429, "rejected_msg": "slowly"}})) as kit:
         assert kit.request().status == 200
         answer = kit.request()
         assert (answer.status, answer.body) == (429, b'{"error_msg":"slowly"}\n')
-    with PluginKit({"limit-req": ONE}) as kit:
+    with Counting().begin(PluginKit({"limit-req": ONE})) as kit:
         kit.request()
         assert b"<h1>503 Service Unavailable</h1>" in kit.request().body
 
@@ -76,7 +76,7 @@ def test_rejection_is_as_configured() -> None:
     ],
 )
 def test_keys(key: dict[str, str], same: dict[str, Any], other: dict[str, Any]) -> None:
-    with PluginKit({"limit-req": {**ONE, **key}}) as kit:
+    with Counting().begin(PluginKit({"limit-req": {**ONE, **key}})) as kit:
         assert statuses(kit, 2, **same) == [200, 503]
         assert statuses(kit, 2, **other) == [200, 503]
 
