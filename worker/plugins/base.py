@@ -53,10 +53,11 @@ class Scope:
 
     ``key`` is the record the configuration was written in, below the prefix; ``fingerprint`` the CRC-32 of the
     configuration: both belong in the name of a counter (plugins.md section 5). ``metadata`` is an instance of the
-    plugin's ``Metadata``, of defaults when nothing is written there (``has_metadata``).
+    plugin's ``Metadata``, of defaults when nothing is written there (``has_metadata``). ``of_others`` is what is
+    written as metadata of the plugins in ``reads_metadata_of``, by name.
     """
 
-    __slots__ = ("fingerprint", "has_metadata", "key", "metadata", "plugin", "services")
+    __slots__ = ("fingerprint", "has_metadata", "key", "metadata", "of_others", "plugin", "services")
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Scope:
         metadata: Any,
         services: "PluginServices",
         has_metadata: bool = False,
+        of_others: "Mapping[str, Mapping[str, Any]] | None" = None,
     ) -> None:
         self.plugin = plugin
         self.key = key
@@ -73,6 +75,7 @@ class Scope:
         self.metadata = metadata
         self.services = services
         self.has_metadata = has_metadata
+        self.of_others: Mapping[str, Mapping[str, Any]] = of_others or {}
 
 
 class Plugin(Generic[C]):
@@ -90,6 +93,7 @@ class Plugin(Generic[C]):
     Metadata: ClassVar[type[msgspec.Struct]] = NoConfig
     Consumer: ClassVar[type[msgspec.Struct] | None] = None
     credential: ClassVar[str] = ""
+    reads_metadata_of: ClassVar[tuple[str, ...]] = ()  # other plugins: it is made anew when theirs change
     comes_last: ClassVar[bool] = False  # it sees answers as all others have left them, whatever its priority
     unused: frozenset[str] = frozenset()  # hooks that are not needed, as an object is configured
     prefers_route: ClassVar[bool] = False  # its use in a global rule gives way to one on the route

@@ -47,7 +47,9 @@ class _Made:
 
     __slots__ = ("config", "metadata", "places", "plugin")
 
-    def __init__(self, config: Mapping[str, Any], metadata: Mapping[str, Any] | None, plugin: Plugin[Any]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], metadata: Mapping[str, Mapping[str, Any]], plugin: Plugin[Any]
+    ) -> None:
         self.places = places_in(config)  # the secrets it refers to
         self.config = config
         self.metadata = metadata
@@ -240,19 +242,20 @@ class PluginHost:
         return self._listed is None or name in self._listed
 
     def _plugin(self, registered: Registered, config: Mapping[str, Any], key: str) -> Plugin[Any]:
-        metadata = self._metadata.get(registered.name)
+        name, known = registered.name, self._metadata
+        metadata = {each: known[each] for each in (name, *registered.plugin.reads_metadata_of) if each in known}
         of_record = self._made.setdefault(key, {})
-        made = of_record.get(registered.name)
+        made = of_record.get(name)
         if made is not None and made.config == config and made.metadata == metadata:
             return made.plugin
         if made is not None:
-            del of_record[registered.name]
+            del of_record[name]
             self._close(made)
-        typed = registered.metadata(metadata or {}, "$", [])
-        scope = Scope(registered.name, key, fingerprint(config), typed, self.services, metadata is not None)
-        plain = self.registry.plain(registered.name, config, key)
+        typed = registered.metadata(metadata.get(name, {}), "$", [])
+        scope = Scope(name, key, fingerprint(config), typed, self.services, name in metadata, metadata)
+        plain = self.registry.plain(name, config, key)
         plugin = registered.plugin(registered.config(plain, "$", []), scope)
-        of_record[registered.name] = _Made(config, metadata, plugin)
+        of_record[name] = _Made(config, metadata, plugin)
         return plugin
 
     # changes

@@ -4,7 +4,7 @@
 array of [name, configuration], of which the first is carried out:
 
     return       {code}: answers with this status and "rejected by workflow"
-    limit-count  as the plugin does, with a counter of its own; that plugin then does not run besides
+    limit-count  as the plugin does, with its metadata and a counter of its own; that plugin then does not run besides
     limit-conn   likewise
 """
 
@@ -70,6 +70,7 @@ class Workflow(Plugin[WorkflowConfig]):
     name = "workflow"
     priority = 1006
     Config = WorkflowConfig
+    reads_metadata_of = (LimitCount.name, LimitConn.name)
 
     def __init__(self, config: WorkflowConfig, scope: Scope) -> None:
         super().__init__(config, scope)
@@ -90,8 +91,9 @@ class Workflow(Plugin[WorkflowConfig]):
         registered, config = _configured(rule.actions[0], f"$.rules[{number}].actions[0]")
         key = f"{self.scope.key}#{self.name}[{number}]"
         checksum = fingerprint(rule.actions[0][1])
-        metadata = registered.metadata({}, "$", [])
-        return registered.plugin(config, Scope(registered.name, key, checksum, metadata, self.scope.services))
+        name, written = registered.name, self.scope.of_others
+        metadata = registered.metadata(written.get(name, {}), "$", [])
+        return registered.plugin(config, Scope(name, key, checksum, metadata, self.scope.services, name in written))
 
     def access(self, exchange: "Exchange") -> Answer | Awaitable[Answer | None] | None:
         """Do what is to be done."""

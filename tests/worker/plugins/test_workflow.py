@@ -44,6 +44,27 @@ def test_expressions_may_ask_for_the_body() -> None:
         assert statuses(kit, 3, method="POST", headers=form, body=b"a=2") == [200, 200, 200]
 
 
+def test_metadata_of_limit_count_apply_to_the_action() -> None:
+    records = {"plugin_metadata/limit-count": {"limit_header": "X-Most"}}
+    with PluginKit(rules({"actions": [["limit-count", TWO]]}), records) as kit:
+        assert kit.request().header("x-most") == "2"
+        kit.put("plugin_metadata/limit-count", {"remaining_header": "X-Left"})
+        answer = kit.request()
+        assert (answer.header("x-most"), answer.header("x-ratelimit-limit")) == (None, "2")
+        assert answer.header("x-left") == "0"  # what was counted before still counts
+        kit.put("plugin_metadata/limit-count", None)
+        assert kit.request().header("x-ratelimit-remaining") == "0"
+
+
+def test_metadata_of_others_leave_it_as_it_is() -> None:
+    with PluginKit(rules({"actions": [["limit-count", TWO]]})) as kit:
+        kit.request()
+        made = kit.context.plugins._made["routes/kit"]["workflow"].plugin
+        kit.put("plugin_metadata/http-logger", {"log_format": {"a": "b"}})
+        kit.request()
+        assert kit.context.plugins._made["routes/kit"]["workflow"].plugin is made
+
+
 def test_limit_count_has_counters_of_its_own_and_the_plugin_stands_back() -> None:
     case = [["arg_a", "==", "1"]]
     plugins = {
