@@ -359,10 +359,12 @@ class PluginHost:
         self._unmade = {}
         uses = []
         for name, keys in _places(self._rules).items():
-            if len(keys) > 1:
-                log.error("plugin %s is in more than one global rule (%s) and does not run", name, ", ".join(keys))
-                continue
             key = keys[0]
+            if len(keys) > 1:
+                log.error("plugin %s is in more than one global rule (%s); %s", name, ", ".join(keys), self._lost(name))
+                if self.registry.keeps_out(name):
+                    uses.append(Use(name, FailClosed(name), Meta(), key))
+                continue
             config = self._rules[key.partition("/")[2]].plugins[name]
             use = self._use(name, config, key) if not is_disabled(config) else None
             if use is not None:
@@ -401,14 +403,13 @@ class PluginHost:
         """Tell what does not work as it is written: the key of a record, and what is wrong with it."""
         for key, names in self._unknown.items():
             for name in names:
-                effect = "requests are refused" if self.registry.keeps_out(name) else "it does not run"
-                yield key, f"there is no plugin {name}; {effect}"
+                yield key, f"there is no plugin {name}; {self._lost(name)}"
         for key, reasons in self._unmade.items():
             for name, reason in reasons.items():
                 yield key, f"plugin {name} cannot be made, and requests go on without it: {reason}"
         for name, keys in _places(self._rules).items():
             if len(keys) > 1:
-                yield keys[0], f"plugin {name} is in more than one global rule ({', '.join(keys)}) and does not run"
+                yield keys[0], f"plugin {name} is in more than one global rule ({', '.join(keys)}); {self._lost(name)}"
         for name, record in self.statistics.records.items():
             if name in self._suspended:
                 yield f"plugins/{name}", f"it fails too often and is passed over; the last time: {record.last_failure}"
@@ -424,6 +425,10 @@ class PluginHost:
     def knows(self, key: str) -> bool:
         """Tell whether anything is kept of the plugins of a record, besides chains."""
         return key in self._made or key in self._unmade
+
+    def _lost(self, name: str) -> str:
+        """Say what becomes of requests without a plugin."""
+        return "requests are refused" if self.registry.keeps_out(name) else "it does not run"
 
     def uses(self) -> dict[str, int]:
         """Count the records in which each plugin is in use: configured, and needed by a request since."""

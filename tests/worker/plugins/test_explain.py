@@ -102,7 +102,7 @@ def test_what_does_not_work_is_warned_of() -> None:
             ("consumers/jack", "there is no plugin opa; requests are refused"),
             (
                 "global_rules/1",
-                "plugin echo is in more than one global rule (global_rules/1, global_rules/2) and does not run",
+                "plugin echo is in more than one global rule (global_rules/1, global_rules/2); it does not run",
             ),
             ("plugins/failing", "it has failed 1 times; the last time: RuntimeError: on purpose"),
         ]

@@ -270,6 +270,16 @@ def test_a_route_of_which_nothing_is_known_any_more_keeps_everybody_out() -> Non
         assert [use.plugin.__class__ for use in chain.uses] == [Missing]
 
 
+def test_what_keeps_somebody_out_keeps_everybody_out_when_two_global_rules_have_it() -> None:
+    rules: dict[str, Any] = {f"global_rules/{number}": {"plugins": {"key-auth": {}, "held": {}}} for number in (1, 2)}
+    records = {**rules, "consumers/jack": {"plugins": {"key-auth": {"key": "k"}}}}
+    with kit({}, records) as worker:
+        refused = worker.request(headers={"apikey": "k"})
+        assert (refused.status, refused.headers("x-tag"), refused.upstream) == (503, [], None)
+        worker.put("global_rules/2", {"plugins": {}})
+        assert [worker.request(headers={"apikey": key}).status for key in ("k", "x")] == [200, 401]
+
+
 def test_a_filter_is_asked_once_though_a_consumer_brings_plugins() -> None:
     meta = {"filter": [["http_x", "==", "1"]]}
     records = {"consumers/jack": {"plugins": {"key-auth": {"key": "k"}, "echo": {"after_body": "!"}}}}
