@@ -231,7 +231,6 @@ class Master:
         self._rollouts.ready(slot, child)
         self.workers.settle_adoptions()
         if self.phase is Phase.STARTING and all(slot.worker and slot.worker.ready for slot in self.workers.slots):
-            self.workers.templates.keep(self.generation, self.settings, time.monotonic())
             log.info("ready")
             self.phase = Phase.RUNNING
             self._phase_until = math.inf

@@ -35,6 +35,7 @@ log = logging.getLogger("propylon.master")
 NAME = "template"  # what the kernel calls the process, as ``ps -o comm`` shows
 PATIENCE = 0.5  # seconds that the master waits for a fork
 REST = 5.0  # seconds until another template is forked in the place of one that has ended
+PROBATION = 1.0  # seconds that a generation is in force before it gets one: one reload may follow the other
 MAX_SOCKETS = 250  # the kernel passes 253 descriptors at once
 MAX_PACKET_BYTES = 65_536
 PR_SET_CHILD_SUBREAPER = 36
@@ -172,6 +173,7 @@ class Templates:
         self._prepare = prepare if prepare is not None and _adopt_orphans() else None
         self._template: Template | None = None
         self._dropped: set[int] = set()  # pids of those that have not ended yet
+        self._generation = 0  # in force
         self._not_before = -math.inf
         self._hopeless = 0  # the generation whose code cannot be imported any more
 
@@ -184,9 +186,11 @@ class Templates:
         template = self._template
         if self._prepare is None or generation == self._hopeless:
             return
-        if template is not None and template.generation == generation and not template.is_overdue(now):
+        if generation != self._generation:
+            self._generation, self._not_before = generation, now + PROBATION
+            self.drop()
             return
-        if template is None and now < self._not_before:
+        if now < self._not_before or (template is not None and not template.is_overdue(now)):
             return
         self.drop()
         self._not_before = now + REST

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.reload.clients import Group
 from benchmarks.reload.outcome import Limits, Outcome
-from benchmarks.reload.rig import Rig, complains, descriptors, resident, rig
+from benchmarks.reload.rig import Rig, complains, descriptors, resident, rig, wait_for
 from benchmarks.reload.scenarios.driving import MAX_GENERATIONS, drive, settings
 
 MOST_GROWTH = 1.05
@@ -43,6 +43,7 @@ class Watch:
 def run(directory: Path, limits: Limits, mode: str = "slot", workers: int = 2, grace: float = 0.2) -> Outcome:
     """Reload under a light load with WebSockets, which keep old generations alive."""
     with rig(directory, **settings(mode, workers, grace)) as running:
+        wait_for(lambda: "a template for workers" in running.gateway.log(), "a template")
         watch = Watch(running)
 
         def step(number: int) -> None:

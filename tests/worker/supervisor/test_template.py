@@ -13,9 +13,10 @@ import pytest
 from config_sync.settings import Address, Settings
 from tests.fakes.processes import is_template, wait_until
 from worker.scoreboard import Scoreboard
+from worker.supervisor import template
 from worker.supervisor.child import Child
 from worker.supervisor.listeners import Listeners
-from worker.supervisor.template import PR_SET_CHILD_SUBREAPER, Templates
+from worker.supervisor.template import PR_SET_CHILD_SUBREAPER, PROBATION, Templates
 
 SETTINGS = Settings()
 
@@ -39,6 +40,7 @@ class Bench:
 
     def keep(self, generation: int = 1, now: float = 0.0) -> None:
         self.templates.keep(generation, SETTINGS, now)
+        self.templates.keep(generation, SETTINGS, now + PROBATION)
 
     def fork(self, generation: int = 1, listeners: Listeners | None = None) -> Child | None:
         """Ask for a worker; None when there is no template for it."""
@@ -75,7 +77,8 @@ def reap() -> tuple[int, int]:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(template, "PATIENCE", 20.0)
     with contextlib.closing(Bench()) as made:
         yield made
 
@@ -101,14 +104,16 @@ def test_there_is_none_for_another_generation(bench: Bench) -> None:
     assert bench.fork(generation=1) is None
 
 
-def test_one_that_does_not_answer_is_given_up_and_replaced_later(bench: Bench) -> None:
+def test_one_that_does_not_answer_is_given_up_and_replaced_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.keep()
     bench.fork_when_ready()
+    monkeypatch.setattr(template, "PATIENCE", 0.1)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     os.kill(next(pid for pid in map(int, children) if is_template(pid)), signal.SIGSTOP)
     assert bench.fork() is None
-    bench.keep(now=1.0)
+    bench.keep(now=2.0)
     assert bench.fork() is None
+    monkeypatch.setattr(template, "PATIENCE", 20.0)
     bench.keep(now=100.0)
     bench.fork_when_ready()
 
