@@ -1,5 +1,6 @@
 """Values of variables, and how they turn into text and numbers."""
 
+import json
 from collections.abc import Callable
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,12 @@ def shown(value: Value) -> str:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    return str(value) if isinstance(value, int | float) else msgspec.json.encode(value).decode()
+    if isinstance(value, int | float):
+        return str(value)
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8, in the fields of a form
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def number_of(value: Value | None) -> float | None:

@@ -27,6 +27,13 @@ def route(plugins: Mapping[str, Any], **members: Any) -> dict[str, Any]:
     return {"uri": "/*", "upstream": upstream, "plugins": plugins, **members}
 
 
+def test_a_key_may_hold_any_bytes_of_a_form() -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    with PluginKit({"limit-count": {**TWO, "key": "post_arg.[*]"}}) as kit:
+        bodies = (b"a=%ff", b"a=%ff", b"a=%fe", b"a=%ff")
+        assert [kit.request("POST", "/", form, body).status for body in bodies] == [200, 200, 200, 503]
+
+
 def test_a_window_begins_with_the_first_request_and_answers_say_what_is_left() -> None:
     counting = Counting()
     with counting.begin(PluginKit({"limit-count": TWO})) as kit:
