@@ -25,7 +25,7 @@ def test_reloads_lose_nothing(mode: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_two_hundred_reloads_lose_nothing(tmp_path: Path) -> None:
     outcome = reload.run(
-        tmp_path, Limits(200), mode="all", workers=1, grace=0.0, share=FEW / 2, transfer=(0.5, 1.0), timeout=1.5
+        tmp_path, Limits(200), mode="all", workers=1, grace=0.0, share=FEW / 2, transfer=(0.3, 0.6), timeout=3.0
     )
     assert outcome.complaints == []
     assert outcome.rounds == 200
