@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Workers import after the fork: without bytecode each of them would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test check style types bench etcdctl clean
+.PHONY: help install run test long check style types bench etcdctl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +19,9 @@ run: $(INSTALLED) ## start the gateway with an etcd, an upstream and a route to 
 
 test: $(INSTALLED) ## run the tests (ARGS="-k watch" chooses)
 	@$(VENV)/bin/pytest -n 2 --dist worksteal $(ARGS)
+
+long: $(INSTALLED) ## the tests that take minutes: two hundred reloads under load
+	@PROPYLON_LONG_TESTS=1 $(VENV)/bin/pytest tests/integration/reloads -k two_hundred $(ARGS)
 
 check: style types ## style and types
 
