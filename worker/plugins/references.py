@@ -4,7 +4,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from config_sync.secrets import Place, is_reference
+from config_sync.secrets import Place, is_reference, places_in
+
+PLUGIN_BEARING = frozenset(("routes", "services", "plugin_configs", "consumers", "consumer_groups", "global_rules"))
+"""The directories whose records have plugins."""
 
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
 _ANY = "..."  # what msgspec says instead of an index, or of the name in a mapping
@@ -44,6 +47,11 @@ def is_same_place(path: str, other: str) -> bool:
 
 def _steps(path: str) -> list[str]:
     return [name or index.strip("'\"") for name, index in _STEP.findall(path)]
+
+
+def places_of(directory: str, new: Any) -> frozenset[Place]:
+    """Return the secrets that the plugins of a record refer to."""
+    return places_in(new.plugins) if new is not None and directory in PLUGIN_BEARING else frozenset()
 
 
 class Referring:

@@ -16,9 +16,9 @@ import msgspec
 from config_sync.errors import InvalidResource
 from worker.plugins.answer import Answer, error_message
 from worker.plugins.base import Plugin, Scope
-from worker.plugins.host import fingerprint
 from worker.plugins.limit_conn import LimitConn
 from worker.plugins.limit_count import LimitCount
+from worker.plugins.making import fingerprint
 from worker.plugins.registry import Registered
 from worker.routing.expressions import Condition, compile_expression
 

@@ -220,13 +220,13 @@ def test_changes_take_effect_with_the_next_request_and_spare_other_plugins() -> 
         worker.put("routes/2", {"uri": "/2", "service_id": "s", "plugins": {"first": {"tag": "x"}}})
         messages: list[tuple[str, str, dict[str, str], bytes]] = [("GET", "/2", {}, b"")]
         worker.requests(messages)
-        before = worker.context.plugins._made["routes/2"]["first"].plugin
+        before = worker.context.plugins.maker.made["routes/2"]["first"].plugin
         worker.put("services/s", {"plugins": {"second": {"tag": "b"}}})
         assert worker.request(target="/2").headers("x-seen-by")[0] == "x"
-        assert worker.context.plugins._made["routes/2"]["first"].plugin is before
+        assert worker.context.plugins.maker.made["routes/2"]["first"].plugin is before
         worker.put("services/s", {"plugins": {}})
         assert worker.request(target="/2").headers("x-seen-by") == ["x"]
-        assert "services/s" not in worker.context.plugins._made
+        assert "services/s" not in worker.context.plugins.maker.made
         worker.put("routes/2", {"uri": "/2", "plugins": {"first": {"tag": "y"}}})
         assert worker.request(target="/2").headers("x-seen-by") == ["y"]
 
@@ -346,7 +346,7 @@ def test_of_routes_that_come_and_go_nothing_stays() -> None:
             worker.put(f"routes/{number}", {"uri": f"/{number}", "service_id": "s", "plugins": plugins})
             assert worker.request(target=f"/{number}").headers("x-seen-by") == [str(number), "second"]
             worker.put(f"routes/{number}", None)
-        assert set(host._made) <= {"routes/kit", "services/s"}
+        assert set(host.maker.made) <= {"routes/kit", "services/s"}
         assert set(host._chains) <= {"kit"}
         assert host._parts == {}
 

@@ -139,7 +139,7 @@ def test_after_many_changes_only_what_is_configured_is_alive(caplog: pytest.LogC
         worker.request()
         gc.collect()
         assert [each.config.tag for each in alive] == []
-        assert set(host._made) == {"routes/kit"}
+        assert set(host.maker.made) == {"routes/kit"}
         assert host._of_consumers == {}
         assert host._parts == {}
         assert set(host._chains) <= {"kit"}
@@ -230,7 +230,7 @@ def test_what_was_closed_never_comes_back() -> None:
         assert closed == ["1"]
         worker.put("plugin_metadata/held", {})
         assert worker.request().headers("x-tag") == ["1"]
-        assert worker.context.plugins._made["routes/kit"]["held"].plugin is not first
+        assert worker.context.plugins.maker.made["routes/kit"]["held"].plugin is not first
 
 
 def test_one_that_fails_when_it_is_closed_costs_nobody_anything() -> None:

@@ -32,7 +32,7 @@ def test_a_removed_plugin_leaves_no_cycle(plugin: str, tmp_path: Path) -> None:
         {plugin: config}, {"plugin_metadata/opentelemetry": {"collector": {"address": "127.0.0.1:1"}}}
     ) as kit:
         kit.request()
-        made = weakref.ref(kit.context.plugins._made["routes/kit"][plugin].plugin)
+        made = weakref.ref(kit.context.plugins.maker.made["routes/kit"][plugin].plugin)
         kit.run(kit.context.plugins.services.flush(5))
         gc.collect()
         gc.disable()

@@ -121,11 +121,11 @@ def test_a_plugin_whose_secret_stays_the_same_stays_the_same(vault: Vault) -> No
     with PluginKit(plugins, {"secrets/vault/1": vault.settings()}) as kit:
         settle(kit)
         assert kit.request().header("www-authenticate") == 'apikey realm="r"'
-        before = kit.context.plugins._made["routes/kit"]["key-auth"].plugin
+        before = kit.context.plugins.maker.made["routes/kit"]["key-auth"].plugin
         asked = len(vault.asked)
         until(kit, lambda: len(vault.asked) > asked + 2)
         kit.request()
-        assert kit.context.plugins._made["routes/kit"]["key-auth"].plugin is before
+        assert kit.context.plugins.maker.made["routes/kit"]["key-auth"].plugin is before
 
 
 def test_what_no_record_refers_to_any_more_is_not_asked_for(vault: Vault) -> None:

@@ -59,10 +59,10 @@ def test_metadata_of_limit_count_apply_to_the_action() -> None:
 def test_metadata_of_others_leave_it_as_it_is() -> None:
     with PluginKit(rules({"actions": [["limit-count", TWO]]})) as kit:
         kit.request()
-        made = kit.context.plugins._made["routes/kit"]["workflow"].plugin
+        made = kit.context.plugins.maker.made["routes/kit"]["workflow"].plugin
         kit.put("plugin_metadata/http-logger", {"log_format": {"a": "b"}})
         kit.request()
-        assert kit.context.plugins._made["routes/kit"]["workflow"].plugin is made
+        assert kit.context.plugins.maker.made["routes/kit"]["workflow"].plugin is made
 
 
 def test_limit_count_has_counters_of_its_own_and_the_plugin_stands_back() -> None:
