@@ -30,7 +30,6 @@ begins new counts. ``redis_keepalive_timeout`` changes nothing: connections stay
 """
 
 import logging
-import re
 from collections.abc import Awaitable, Sequence
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -42,7 +41,8 @@ from config_sync.errors import InvalidResource
 from worker.plugins.answer import Answer, error_message
 from worker.plugins.base import Plugin, Scope
 from worker.plugins.guard_checks import check_field
-from worker.plugins.limiting.keys import combination_of, counter_name, encoded, key_of, refusal
+from worker.plugins.limiting.keys import combination_of, counter_name, key_of, refusal
+from worker.plugins.limiting.limits import Ask, Limit, Number, Quota
 from worker.plugins.limiting.patience import patiently
 from worker.plugins.limiting.quota_fields import NAMES, QuotaFields, check_names
 from worker.plugins.limiting.redis_batches import Batches
@@ -51,7 +51,6 @@ from worker.plugins.limiting.redis_config import SentinelConfig, check_redis
 from worker.plugins.limiting.redis_counts import RedisCounts
 from worker.shared_state.counters import REFUSED
 from worker.shared_state.locks import Busy
-from worker.variables import Template
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
@@ -97,13 +96,6 @@ class LimitCountMetadata(msgspec.Struct):
     limit_header: Name = NAMES[0]
     remaining_header: Name = NAMES[1]
     reset_header: Name = NAMES[2]
-
-
-Ask = tuple["Limit", bytes, int, int]
-"""What a request asks of a limit: under which name, how many there are, in how many seconds."""
-
-Quota = tuple["Limit", int, int, float]
-"""What came of it: how many there are, how many are left (below 0: this one is too much), for how many seconds."""
 
 
 class LimitCount(Plugin[LimitCountConfig]):
@@ -152,14 +144,14 @@ class LimitCount(Plugin[LimitCountConfig]):
             for name in ("count", "time_window"):
                 if getattr(config, name) is None:
                     raise InvalidResource("$", "count and time_window, or rules, must be given")
-                _Number(getattr(config, name), f"$.{name}")
+                Number(getattr(config, name), f"$.{name}")
             return
         if config.count is not None or config.time_window is not None:
             raise InvalidResource("$.rules", "cannot be given with count and time_window")
         keys: set[str] = set()
         for at, rule in enumerate(config.rules):
-            _Number(rule.count, f"$.rules[{at}].count")
-            _Number(rule.time_window, f"$.rules[{at}].time_window")
+            Number(rule.count, f"$.rules[{at}].count")
+            Number(rule.time_window, f"$.rules[{at}].time_window")
             if rule.key in keys:
                 raise InvalidResource(f"$.rules[{at}].key", "another rule has the same key")
             keys.add(rule.key)
@@ -256,78 +248,16 @@ class LimitCount(Plugin[LimitCountConfig]):
             fields.lines = limit.fields.written(fields.lines, most, left, seconds)
 
 
-class Limit:
-    """One limit, compiled; ``most`` and ``window`` are 0 when they are templates."""
-
-    __slots__ = ("_count", "_key", "_last", "_prefix", "_time_window", "fields", "most", "window")
-
-    def __init__(self, count: "_Number", window: "_Number", key: Any, prefix: str, fields: QuotaFields) -> None:
-        self._count = count
-        self._time_window = window
-        self.most = count.constant
-        self.window = window.constant
-        self._key = key
-        self._prefix = prefix
-        self._last = "", b""  # the last key, and the name of its counter
-        self.fields = fields
-
-    def name(self, exchange: "Exchange") -> bytes:
-        """Return the name of the counter for a request; empty when there is none."""
-        key = self._key(exchange)
-        last, name = self._last
-        if key == last and name:
-            return name
-        if key is None:
-            return b""
-        name = encoded(f"{self._prefix}:{key}")
-        self._last = key, name
-        return name
-
-    def ask(self, exchange: "Exchange") -> Ask | None:
-        """Return what is to be counted; None when it does not concern the request.
-
-        Raises:
-            ValueError: it cannot be said how many there are.
-        """
-        name = self.name(exchange)
-        return (self, name, self._count.of(exchange), self._time_window.of(exchange)) if name else None
-
-
-class _Number:
-    """A positive whole number, or a template that becomes one."""
-
-    __slots__ = ("_template", "constant")
-
-    def __init__(self, value: int | str, path: str) -> None:
-        self._template = Template(value) if isinstance(value, str) else None
-        self.constant = value if isinstance(value, int) else 0
-        if isinstance(value, str) and not Template(value).names:
-            try:
-                self.constant, self._template = _positive(value), None
-            except ValueError as error:
-                raise InvalidResource(path, str(error)) from error
-
-    def of(self, exchange: "Exchange") -> int:
-        """Return it; ValueError when the template becomes something else."""
-        return self.constant if self._template is None else _positive(self._template.render(exchange))
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
-        raise ValueError(f"{text[:40]!r} is not a positive whole number")
-    return int(text)
-
-
 def _limits(config: LimitCountConfig, prefix: str, scope: Scope) -> list[Limit]:
     names = _field_names(scope)
     if config.rules is None:
         assert config.count is not None and config.time_window is not None  # noqa: S101, PT018 - checked
-        count, window = _Number(config.count, "$.count"), _Number(config.time_window, "$.time_window")
+        count, window = Number(config.count, "$.count"), Number(config.time_window, "$.time_window")
         return [Limit(count, window, key_of(config.key, config.key_type), prefix, QuotaFields(names))]
     return [
         Limit(
-            _Number(rule.count, "$.count"),
-            _Number(rule.time_window, "$.time_window"),
+            Number(rule.count, "$.count"),
+            Number(rule.time_window, "$.time_window"),
             combination_of(rule.key),
             f"{prefix}:{number}",
             QuotaFields(names, rule.header_prefix or str(number)),
