@@ -155,6 +155,8 @@ class SharedSeries:
 
     def read(self, number: int) -> Stored | None:
         """Return what a place holds; None when it is not in use."""
+        if not self._words[_DIGESTS_AT + number]:
+            return None  # what was never used is not looked at, or it would take memory
         at = self._at(number)
         version = self._words[at]
         if not version & 1:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -97,3 +98,16 @@ def test_a_revision_is_first_seen_once() -> None:
     assert table.first_seen(5 + 1024) == 0.0
     assert table.first_seen(5) == 0.0  # forgotten, and not taken for new
     assert table.first_seen(5 + 1024) == 0.0
+
+
+def shared_memory() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssShmem:"))
+
+
+def test_to_look_at_every_place_takes_no_memory() -> None:
+    table = SharedSeries(20_000)
+    before = shared_memory()
+    assert [number for number in range(table.places) if table.read(number) is not None] == []
+    assert shared_memory() - before < 1 << 20
+    assert table.size > 16 << 20
