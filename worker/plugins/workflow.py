@@ -101,6 +101,7 @@ class Workflow(Plugin[WorkflowConfig]):
         assert run is not None  # noqa: S101 - hooks run in one
         for applies, action in self._rules:
             if applies is None or applies(exchange):
+                run.keep(type(action), False)  # what another workflow has counted is no reason not to
                 answer = action.access(exchange)
                 run.keep(self, action)
                 run.keep(type(action), True)  # so that the plugin itself stands back

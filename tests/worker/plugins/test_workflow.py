@@ -44,6 +44,12 @@ def test_expressions_may_ask_for_the_body() -> None:
         assert statuses(kit, 3, method="POST", headers=form, body=b"a=2") == [200, 200, 200]
 
 
+def test_two_workflows_count_both() -> None:
+    everybody = {"global_rules/1": {"plugins": rules({"actions": [["limit-count", {**TWO, "count": 100}]]})}}
+    with PluginKit(rules({"actions": [["limit-count", TWO]]}), everybody) as kit:
+        assert statuses(kit, 3) == [200, 200, 503]
+
+
 def test_metadata_of_limit_count_apply_to_the_action() -> None:
     records = {"plugin_metadata/limit-count": {"limit_header": "X-Most"}}
     with PluginKit(rules({"actions": [["limit-count", TWO]]}), records) as kit:
