@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from config_sync.snapshot import SnapshotError, load_snapshot, read_snapshot
 from worker.supervisor.template import NAME as TEMPLATE
 
 ROOT = Path(__file__).parents[2]
+_CHANCE = random.SystemRandom()  # nobody seeds it: two processes must not choose alike
 PATIENCE = 20.0  # seconds for anything that must come true
 
 
@@ -34,10 +36,12 @@ def wait_until(holds: Callable[[], object], what: str, patience: float = PATIENC
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Find a port that nobody listens on, and that the kernel gives to no outgoing connection either."""
+    while True:
+        port = _CHANCE.randrange(10_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def has_ipv6() -> bool:
