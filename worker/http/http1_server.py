@@ -29,6 +29,7 @@ from worker.errors import (
     TargetTooLong,
 )
 from worker.exchange import Exchange
+from worker.http.answering import refuse
 from worker.http.client_connection import (
     CLOSED,
     EXCHANGE,
@@ -42,7 +43,7 @@ from worker.http.kernel import in_receive_queue
 from worker.http.relay import RequestBody
 from worker.http.request_reader import RequestReader
 from worker.http.responses import CONTINUE, is_delimited, response_head
-from worker.http.serve import refuse, serve
+from worker.http.serve import serve
 from worker.messages import CHUNKED, Request, Response
 
 if TYPE_CHECKING:
