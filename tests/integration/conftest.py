@@ -14,10 +14,8 @@ from tests.fakes.upstream import Upstream
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Etcd]:
-    member = Etcd(tmp_path)
-    member.start()
-    yield member
-    member.kill()
+    with Etcd(tmp_path) as member:
+        yield member
 
 
 @pytest.fixture

@@ -83,10 +83,8 @@ def encoded(text: str) -> str:
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Etcd]:
-    member = Etcd(tmp_path)
-    member.start()
-    yield member
-    member.kill()
+    with Etcd(tmp_path) as member:
+        yield member
 
 
 def events_over_grpc(etcd: Etcd, since: int) -> list[dict[str, Any]]:

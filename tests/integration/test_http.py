@@ -21,9 +21,7 @@ MIB = 1 << 20
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Etcd, Upstream]]:
     """One gateway with one worker for the whole module."""
     directory = tmp_path_factory.mktemp("http")
-    etcd = Etcd(directory)
-    etcd.start()
-    with Upstream() as upstream:
+    with Etcd(directory) as etcd, Upstream() as upstream:
         etcd.put("routes/1", {"uri": "/*", "upstream": {"nodes": {f"127.0.0.1:{upstream.port}": 1}}})
         gateway = Gateway(
             directory,
@@ -36,7 +34,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, 
         gateway.start()
         yield gateway, etcd, upstream
         gateway.kill()
-    etcd.kill()
 
 
 @pytest.fixture

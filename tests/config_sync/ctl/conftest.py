@@ -39,10 +39,8 @@ class Tool:
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Etcd]:
-    member = Etcd(tmp_path)
-    member.start()
-    yield member
-    member.kill()
+    with Etcd(tmp_path) as member:
+        yield member
 
 
 @pytest.fixture

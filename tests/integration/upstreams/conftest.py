@@ -57,10 +57,8 @@ def resident(pid: int) -> int:
 
 @pytest.fixture(scope="package")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    member = Etcd(tmp_path_factory.mktemp("store"))
-    member.start()
-    yield member
-    member.kill()
+    with Etcd(tmp_path_factory.mktemp("store")) as member:
+        yield member
 
 
 @pytest.fixture(scope="package")
