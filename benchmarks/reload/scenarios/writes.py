@@ -13,7 +13,7 @@ import trustme
 from benchmarks.reload import judge
 from benchmarks.reload.clients import Group
 from benchmarks.reload.outcome import Limits, Outcome
-from benchmarks.reload.rig import Rig, rig
+from benchmarks.reload.rig import Rig, rig, wait_for
 from benchmarks.reload.scenarios.driving import WARM_UP
 from benchmarks.reload.tally import Client
 from benchmarks.sync.followers import digests_of
@@ -174,7 +174,14 @@ def run(directory: Path, limits: Limits, workers: int = 2, websockets: int = 500
         group = Group("all", running.gateway.port, new=1, kept=8, websockets=websockets, message_pause=2.0)
         running.load.start(group)
         time.sleep(WARM_UP)
-        pids = running.gateway.workers()
+        pids: set[int] = set()
+
+        def are_all() -> bool:  # not more: a template looks like one of them until it has its name
+            pids.clear()
+            pids.update(running.gateway.workers())
+            return len(pids) == workers
+
+        wait_for(are_all, f"there are {workers} workers")
         writer = Writer(running.etcd.url, f"127.0.0.1:{running.upstream.port}", random.Random(seed))
         begun = time.monotonic()
         rounds = 0
