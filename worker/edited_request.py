@@ -41,6 +41,7 @@ class EditedRequest(Request):
         self.path_matched = original.path_matched
         self.pattern = original.pattern
         self.route = original.route
+        self.size = original.size or original.measured()
         self.target = original.target
         self.upgrade = original.upgrade
         self.upstream_fields = original.upstream_fields

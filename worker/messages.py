@@ -54,6 +54,7 @@ class Request:
         "pattern",
         "repeated",
         "route",
+        "size",
         "target",
         "upgrade",
         "upstream_fields",
@@ -95,12 +96,18 @@ class Request:
         # See ``edited_request.repeat``: the change, when this was matched, and, once it repeats, what becomes of it.
         self.repeated: tuple[object, int, RepeatedRequest | None] | None = None
         self.head_only = method == b"HEAD"  # no body is answered
+        self.size = 0  # of the head, once somebody has measured it
         self.upgrade = b""  # the protocols that the client offers to switch to
         self.wire = self.head_for(host)  # what an upstream gets that is sent the client's Host
 
     def head_for(self, host: bytes) -> bytes:
         """Compose the head that goes upstream with a Host of its own."""
         return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (self.method, self.target, host, self.upstream_fields)
+
+    def measured(self) -> int:
+        """Return the size of the head as it was received, in bytes; found out once."""
+        self.size = len(self.method) + len(self.target) + len("  HTTP/1.1") + len(self.block)
+        return self.size
 
     def with_upgrade(self, head: bytes) -> bytes:
         """Add to a head that goes upstream the offer to switch protocols, which is otherwise left out."""
@@ -119,7 +126,7 @@ class Request:
 class Response:
     """The head of an upstream's answer, ready to be passed on."""
 
-    __slots__ = ("content_length", "framing", "head", "keep_alive", "parts", "size", "status")
+    __slots__ = ("content_length", "framing", "head", "keep_alive", "lacks_names_of", "parts", "size", "status")
 
     def __init__(self, status: int, framing: Framing, content_length: int, head: bytes, keep_alive: bool) -> None:
         self.status = status
@@ -128,6 +135,7 @@ class Response:
         self.head = head  # status line and end-to-end fields; no framing, no Connection, no empty line
         self.keep_alive = keep_alive  # whether the upstream connection may carry another request
         self.size = 0  # of the head as clients get it, once somebody has measured it
+        self.lacks_names_of: Chain | None = None  # whose plugins add fields, none of which it has
         self.parts: tuple[bytes, bytes] | None = None  # reason and field lines, once somebody has asked for them
 
     def __repr__(self) -> str:

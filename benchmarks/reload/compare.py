@@ -29,7 +29,8 @@ from benchmarks.reload.tally import Client, Seen, Summary
 from benchmarks.reload.upstream import Upstream
 
 WORKERS = 2
-TRANSFER = (2.0, 4.0)  # seconds that slow bodies take
+# Seconds that slow bodies take: two of them, one after the other, are over within the time that a drain has.
+TRANSFER = (0.8, 2.0)
 
 
 class Reloadable(Server):

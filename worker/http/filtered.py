@@ -14,6 +14,7 @@ from worker.errors import PluginFailed, ProxyError
 from worker.http.framing import chunk, last_chunk
 from worker.http.responses import response_head
 from worker.messages import CHUNKED, NO_BODY, OF_LENGTH, Framing, Response
+from worker.plugins.base import FAILURES
 from worker.plugins.filters import filter_head
 from worker.plugins.response_head import ResponseHead
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from worker.exchange import Exchange
     from worker.http.http1_client import Http1Client
+    from worker.plugins.chain import Chain
 
 
 def filtered_head(exchange: "Exchange", response: Response) -> ResponseHead:
@@ -51,6 +53,37 @@ def whole_head(exchange: "Exchange", response: Response, head: ResponseHead) -> 
     lines = head.status_line(), head.fields.lines, response.content_length
     wire = run.sent_head = b"%b%bContent-Length: %d\r\n\r\n" % lines
     return wire
+
+
+def extended_head(exchange: "Exchange", response: Response, chain: "Chain", wire: bytes) -> bytes:
+    """Return the head of an answer to which plugins do no more than to add fields; empty when they have to see it.
+
+    Raises:
+        PluginFailed: one of them fails.
+    """
+    request = exchange.request
+    assert request is not None and exchange.run is not None  # noqa: S101, PT018 - an upstream has answered, with plugins
+    if response.lacks_names_of is not chain and not _lacks_names(response, chain):
+        return b""
+    if request.head_only or not (request.version_11 and exchange.downstream.keep_alive):
+        return b""
+    lines = wire[:-2]
+    for record, hook in chain.added:
+        try:
+            lines += hook(exchange)
+        except FAILURES as error:
+            chain.failed(record.name, error)
+    exchange.status, exchange.bytes_sent = response.status, response.content_length
+    head = exchange.run.sent_head = lines + b"\r\n"
+    return head
+
+
+def _lacks_names(response: Response, chain: "Chain") -> bool:
+    head = response.head.lower()
+    if any(name in head for name in chain.added_names):
+        return False
+    response.lacks_names_of = chain
+    return True
 
 
 class FilteredAnswer:

@@ -18,7 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from worker.errors import InvalidResponse, PeerClosed, ProxyError
 from worker.exchange import Exchange
-from worker.http.filtered import FilteredAnswer, filtered_head, whole_head
+from worker.http.filtered import FilteredAnswer, extended_head, filtered_head, whole_head
 from worker.http.framing import ChunkedDecoder, ChunkedError, chunk, last_chunk
 from worker.http.kernel import read_rest
 from worker.http.responses import attempts_line, read_response, response_head, switching_head
@@ -197,7 +197,7 @@ class Http1Client(UpstreamConnection):
         if body is not None:
             _answered_before(body, downstream)
         if exchange.run is not None and exchange.run.chain.filters:
-            self._filtered_received(exchange, response, data[end:])
+            self._filtered_received(exchange, response, wire, data[end:])
             return
         if response.framing is OF_LENGTH and len(data) - end == response.content_length:
             # The ordinary case: the whole answer in one read, so one write.
@@ -217,13 +217,21 @@ class Http1Client(UpstreamConnection):
         if len(data) > end:
             self._body_received(exchange, response, data[end:])
 
-    def _filtered_received(self, exchange: Exchange, response: Response, rest: bytes) -> None:
+    def _filtered_received(self, exchange: Exchange, response: Response, wire: bytes, rest: bytes) -> None:
         """Let plugins see the answer on its way."""
+        is_whole = response.framing is OF_LENGTH and len(rest) == response.content_length
+        chain = exchange.run.chain  # type: ignore[union-attr]  # there are plugins
+        if is_whole and chain.added:
+            sent = extended_head(exchange, response, chain, wire)
+            if sent:  # the ordinary case again: one write
+                exchange.downstream.transport.write(sent + rest)
+                self._finish(exchange, response.keep_alive)
+                return
         head = filtered_head(exchange, response)
-        if response.framing is OF_LENGTH and len(rest) == response.content_length:
-            wire = whole_head(exchange, response, head)
-            if wire:  # the ordinary case again: one write
-                exchange.downstream.transport.write(wire + rest)
+        if is_whole:
+            sent = whole_head(exchange, response, head)
+            if sent:
+                exchange.downstream.transport.write(sent + rest)
                 self._finish(exchange, response.keep_alive)
                 return
         filtered = self._filtered = FilteredAnswer(exchange, response, head)

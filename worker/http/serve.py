@@ -29,10 +29,13 @@ from worker.http.relay import Keep, buffer_body
 from worker.plugins.answer import Answer
 from worker.plugins.filters import log_exchange
 from worker.plugins.run import PluginRun
+from worker.plugins.statistics import SAMPLED
 from worker.plugins.tasks import in_task
 from worker.upstream.retry import NON_IDEMPOTENT, may_retry
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from worker.context import WorkerContext
     from worker.http.http1_client import Http1Client
     from worker.http.http1_server import Http1Server
@@ -58,7 +61,11 @@ async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
                 chain = request.chain = plugins.chain_of(route)
             if chain is not None:
                 exchange.route = route
-                await serve_with_plugins(context, exchange, route, chain)
+                answer = before_peers(context, exchange, route, chain)
+                if answer is None and route is not None:
+                    await forward(context, exchange, received(exchange), route)
+                else:
+                    await answer_or_forward(context, exchange, route, answer)
             elif route is not None:
                 exchange.route = route
                 await forward(context, exchange, request, route)
@@ -80,45 +87,85 @@ async def serve(context: "WorkerContext", downstream: "Http1Server") -> None:
 
 
 async def serve_with_body(context: "WorkerContext", exchange: Exchange, limit: int) -> None:
-    """Begin again with the request's body at hand, for what cannot be decided without."""
+    """Begin again with the request's body at hand, for what cannot be decided without.
+
+    That may be the choice of a peer: what plugins there are have run by then, and do not run again.
+    """
     try:
         await buffer_body(exchange, limit)
-        exchange.route = route = context.router.match(exchange)
-        chain = context.plugins.chain_of(route)
-        if chain is not None:
-            await serve_with_plugins(context, exchange, route, chain)
-        elif route is not None:
-            await forward(context, exchange, received(exchange), route)
-        else:
-            raise RouteNotFound("no route matches")
+        answer: Answer | Awaitable[Answer | None] | None = None
+        if exchange.run is None:
+            exchange.route = context.router.match(exchange)
+            chain = context.plugins.chain_of(exchange.route)
+            if chain is not None:
+                answer = before_peers(context, exchange, exchange.route, chain)
+        await answer_or_forward(context, exchange, exchange.route, answer)
     except Exception as error:
+        if isinstance(error, BodyNeeded) and error.limit > limit:
+            await serve_with_body(context, exchange, error.limit)
+            return
         pending = refuse(context, exchange, error)
         if pending is not None:
             await wait_for_refusal(exchange, pending)
 
 
-async def serve_with_plugins(
+def before_peers(
     context: "WorkerContext", exchange: Exchange, route: "Route | None", chain: "Chain"
+) -> "Answer | Awaitable[Answer | None] | None":
+    """Carry a request through the phases of its plugins before a peer is chosen (plugins.md section 1).
+
+    Returns:
+        What one of them has answered; something to be awaited for that, and for the rest, where one has to wait.
+
+    Raises:
+        ProxyError: what plugins raise.
+    """
+    exchange.run = PluginRun(chain, exchange.started, exchange.downstream.requests % SAMPLED == 0)
+    if not chain.rewrite:
+        return chain.run(exchange, chain.access) if chain.access else None
+    answer = chain.run(exchange, chain.rewrite)
+    if answer is None:
+        return access(context, exchange, route)
+    return answer if isinstance(answer, Answer) else access_later(context, exchange, route, answer)
+
+
+def access(
+    context: "WorkerContext", exchange: Exchange, route: "Route | None"
+) -> "Answer | Awaitable[Answer | None] | None":
+    """Carry out what follows the rewriting, of a consumer as well if one is known by now."""
+    run = exchange.run
+    assert run is not None  # noqa: S101 - plugins have rewritten
+    chain = run.chain
+    if run.consumer is None or route is None:
+        return chain.run(exchange, chain.access) if chain.access else None
+    chain = run.chain = context.plugins.with_consumer(chain, run.consumer)
+    return chain.run(exchange, chain.brought)
+
+
+async def access_later(
+    context: "WorkerContext", exchange: Exchange, route: "Route | None", rewriting: "Awaitable[Answer | None]"
+) -> Answer | None:
+    """Carry it out when a plugin that rewrites does not have to be waited for any more."""
+    answer = await rewriting
+    if answer is not None:
+        return answer
+    rest = access(context, exchange, route)
+    return rest if rest is None or isinstance(rest, Answer) else await rest
+
+
+async def answer_or_forward(
+    context: "WorkerContext",
+    exchange: Exchange,
+    route: "Route | None",
+    answer: "Answer | Awaitable[Answer | None] | None",
 ) -> None:
-    """Carry a request through the phases of its plugins (plugins.md section 1), which may answer it.
+    """Send what a plugin has answered, or will, and otherwise the request to a peer.
 
     Raises:
         ProxyError: as ``forward``, and what plugins raise.
     """
-    run = exchange.run = PluginRun(chain)
-    answer = chain.run(exchange, chain.rewrite) if chain.rewrite else None
     if answer is not None and not isinstance(answer, Answer):
         answer = await answer
-    if answer is None and run.consumer is not None and route is not None:
-        chain = run.chain = context.plugins.with_consumer(chain, run.consumer)
-        if chain.brought:
-            answer = chain.run(exchange, chain.brought)
-            if answer is not None and not isinstance(answer, Answer):
-                answer = await answer
-    if answer is None and chain.access:
-        answer = chain.run(exchange, chain.access)
-        if answer is not None and not isinstance(answer, Answer):
-            answer = await answer
     if answer is not None:
         pending = respond(context, exchange, answer)
         if pending is not None:
@@ -126,12 +173,9 @@ async def serve_with_plugins(
         return
     if route is None:
         raise RouteNotFound("no route matches")
-    run.sent_at = context.time()
-    try:
-        await forward(context, exchange, received(exchange), route)
-    except BodyNeeded as needed:  # the choice of a peer depends on it; what has run must not run again
-        await buffer_body(exchange, needed.limit)
-        await forward(context, exchange, received(exchange), route)
+    if exchange.run is not None:
+        exchange.run.sent_at = context.time()
+    await forward(context, exchange, received(exchange), route)
 
 
 def received(exchange: Exchange) -> "Request":

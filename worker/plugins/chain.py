@@ -17,7 +17,7 @@ from worker.http.relay import buffer_body
 from worker.plugins.answer import Answer
 from worker.plugins.base import FAILURES, Plugin
 from worker.plugins.stand_ins import FAIL_CLOSED
-from worker.plugins.statistics import SAMPLED, PluginRecord, PluginStatistics
+from worker.plugins.statistics import PluginRecord, PluginStatistics
 from worker.plugins.tasks import in_task
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ BLOCKING_TIME = 0.02  # seconds in one call after which a plugin is said to bloc
 
 RequestHook = Callable[["Exchange"], "Answer | Awaitable[Answer | None] | None"]
 HeaderHook = Callable[["Exchange", "ResponseHead"], None]
+AddedFields = Callable[["Exchange"], bytes]
 BodyHook = Callable[["Exchange", bytes, bool], "bytes | Awaitable[bytes]"]
 LogHook = Callable[["Exchange"], None]
 Condition = Callable[["Exchange"], bool]
@@ -98,6 +99,8 @@ class Chain:
 
     __slots__ = (
         "access",
+        "added",
+        "added_names",
         "authenticating",
         "before_proxy",
         "body_filter",
@@ -123,12 +126,12 @@ class Chain:
         self.uses = tuple(sorted(uses, key=lambda use: use.order))
         self.statistics = statistics
         self.bypass = bypass
-        self.brought: tuple[Step, ...] = ()  # of a consumer's: see ``consumer_rewrite``
         everyone = (*self.global_uses, *self.uses)
         self.closed = frozenset(use.name for use in everyone if use.fails_closed)
         self.authenticating = frozenset(use.name for use in everyone if use.plugin.Consumer is not None)
         self.rewrite = self._steps(everyone, "rewrite")
         self.access = self._steps(everyone, "access")
+        self.brought = self.access  # what runs once the consumer is known: see ``consumer_rewrite``
         self.before_proxy = self._steps(everyone, "before_proxy")
         answering = sorted(everyone, key=lambda use: use.plugin.comes_last)
         self.header_filter: tuple[tuple[PluginRecord, HeaderHook], ...] = tuple(
@@ -142,6 +145,13 @@ class Chain:
             if _overrides(use.plugin, "body_filter")
         )
         self.filters = bool(self.header_filter or self.body_filter)
+        # What to do instead of all of them with answers whose heads only get longer; empty where there is more to do.
+        adding = [use for use in answering if _overrides(use.plugin, "header_filter")]
+        only_adds = not self.body_filter and all(_adds(use) for use in adding)
+        self.added: tuple[tuple[PluginRecord, AddedFields], ...] = tuple(
+            (statistics.of(use.name), use.plugin.added_fields) for use in adding if only_adds
+        )
+        self.added_names = tuple(b"\n%b:" % name for use in adding for name in use.plugin.added_names)
         self.log: tuple[tuple[PluginRecord, LogHook], ...] = tuple(
             (statistics.of(use.name), use.plugin.log if use.meta.filter is None else _filtered_log(use))
             for use in everyone
@@ -168,7 +178,7 @@ class Chain:
         Raises:
             ProxyError: what a hook has raised; PluginFailed for whatever else it was.
         """
-        is_timed = exchange.downstream.requests % SAMPLED == 0
+        is_timed = exchange.run.is_timed  # type: ignore[union-attr]  # hooks run in one
         began = perf_counter()
         for step in steps:
             try:
@@ -267,6 +277,12 @@ def _checked(answer: object) -> Answer | None:
 
 def _overrides(plugin: Plugin[Any], hook: str) -> bool:
     return hook not in plugin.unused and getattr(type(plugin), hook) is not getattr(Plugin, hook)
+
+
+def _adds(use: Use) -> bool:
+    """Tell whether what the plugin adds is all that its filter does: not where one of the two is inherited."""
+    filtering = next(kind for kind in type(use.plugin).__mro__ if "header_filter" in vars(kind))
+    return use.meta.filter is None and "added_fields" in vars(filtering)
 
 
 def _applies(use: Use) -> Condition:

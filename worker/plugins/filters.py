@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from worker.plugins.base import FAILURES
 from worker.plugins.chain import BLOCKING_TIME
 from worker.plugins.response_head import ResponseHead
-from worker.plugins.statistics import SAMPLED, PluginRecord
+from worker.plugins.statistics import PluginRecord
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
@@ -49,7 +49,7 @@ class BodyFilters:
         """Feed the filters from one of them on."""
         chain, exchange = self._chain, self._exchange
         hooks = chain.body_filter
-        is_timed = exchange.downstream.requests % SAMPLED == 0
+        is_timed = exchange.run.is_timed  # type: ignore[union-attr]  # there are filters
         began = perf_counter()
         while at < len(hooks) and (data or is_last):
             record, hook = hooks[at]
@@ -97,7 +97,7 @@ def filter_head(exchange: "Exchange", head: ResponseHead) -> ResponseHead:
     assert run is not None  # noqa: S101 - only called where there are filters
     run.head = head
     chain = run.chain
-    is_timed = exchange.downstream.requests % SAMPLED == 0
+    is_timed = run.is_timed
     began = perf_counter()
     for record, hook in chain.header_filter:
         try:
@@ -117,7 +117,7 @@ def log_exchange(exchange: "Exchange") -> None:
     run = exchange.run
     assert run is not None  # noqa: S101 - only called where there are plugins
     chain = run.chain
-    is_timed = exchange.downstream.requests % SAMPLED == 0
+    is_timed = run.is_timed
     began = perf_counter()
     for record, hook in chain.log:
         try:

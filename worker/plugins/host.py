@@ -89,7 +89,7 @@ class PluginHost:
         found = self._of_consumers.get((chain, consumer.username))
         if found is None:
             found = self._with_consumer(chain, consumer)
-            found.brought = found.consumer_rewrite(chain)
+            found.brought = (*found.consumer_rewrite(chain), *found.access)
             if len(self._of_consumers) >= MOST_CONSUMER_CHAINS:
                 self._of_consumers.clear()
             self._of_consumers[chain, consumer.username] = found

@@ -114,6 +114,7 @@ class LimitCount(Plugin[LimitCountConfig]):
         self._refusal = refusal(config.rejected_code, config.rejected_msg)
         self._slides = config.window_type == "sliding"
         self._shows = config.show_limit_quota_header
+        self.added_names = tuple(name for limit in self._limits for name in limit.fields.names)
         if not self._shows:
             self.unused = frozenset(("header_filter",))
         self._counters = scope.services.counters
@@ -190,7 +191,7 @@ class LimitCount(Plugin[LimitCountConfig]):
         except Busy:
             return self._take_all(exchange, run)
         if self._shows:
-            run.keep(self, ((only, only.most, left, seconds),))
+            run.keep(self, only.fields.lines(only.most, left, seconds))
         return self._refusal if left == REFUSED else None
 
     def _take_all(self, exchange: "Exchange", run: "PluginRun") -> Answer | Awaitable[Answer | None] | None:
@@ -243,9 +244,19 @@ class LimitCount(Plugin[LimitCountConfig]):
         if not self._shows:  # a workflow asks all the same
             return
         assert exchange.run is not None  # noqa: S101 - hooks run in one
-        fields = head.fields
-        for limit, most, left, seconds in exchange.run.kept(self) or ():
-            fields.lines = limit.fields.written(fields.lines, most, left, seconds)
+        fields, kept = head.fields, exchange.run.kept(self)
+        if isinstance(kept, bytes):
+            fields.lines = self._limits[0].fields.removed(fields.lines) + kept
+            return
+        for limit, most, left, seconds in kept or ():
+            fields.lines = limit.fields.removed(fields.lines) + limit.fields.lines(most, left, seconds)
+
+    def added_fields(self, exchange: "Exchange") -> bytes:
+        """Say what is left."""
+        kept = exchange.run.kept(self)  # type: ignore[union-attr]  # hooks run in one
+        if isinstance(kept, bytes):
+            return kept
+        return b"".join([limit.fields.lines(most, left, seconds) for limit, most, left, seconds in kept or ()])
 
 
 def _limits(config: LimitCountConfig, prefix: str, scope: Scope) -> list[Limit]:

@@ -129,7 +129,7 @@ def request_size(exchange: "Exchange") -> int:
     request = exchange.request
     assert request is not None  # noqa: S101 - loggers run in one
     body = len(exchange.buffered_body) if exchange.buffered_body is not None else request.content_length
-    return len(request.method) + len(request.target) + len("  HTTP/1.1") + len(request.block) + body
+    return (request.size or request.measured()) + body
 
 
 def sent_head(exchange: "Exchange") -> bytes:

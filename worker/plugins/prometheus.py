@@ -131,7 +131,7 @@ class Prometheus(Plugin[PrometheusConfig]):
                 count = begin(key, exchange)
             count[0] += 1
             body = exchange.buffered_body
-            count[1] += len(request.block) + len(request.target) + len(request.method) + 10
+            count[1] += request.size or request.measured()
             if body is not None or request.content_length:
                 count[1] += len(body) if body is not None else request.content_length
             connection = exchange.connection

@@ -23,18 +23,20 @@ class PluginRun:
         "data",
         "filtered",
         "head",
+        "is_timed",
         "sent_at",
         "sent_head",
         "upstream",
     )
 
-    def __init__(self, chain: "Chain") -> None:
+    def __init__(self, chain: "Chain", started: float, is_timed: bool) -> None:
         self.chain = chain  # what applies; another one once a consumer with plugins is attached
+        self.is_timed = is_timed  # whether it is told how long plugins take
         self.client: tuple[str, int] | None = None  # address and port, when a plugin has found out
         self.consumer: AttachedConsumer | None = None
         self.upstream: UpstreamCell | None = None  # instead of the route's
         self.answer: Answer | None = None  # what a plugin has answered
-        self.sent_at = 0.0  # when it has turned to peers, in seconds of the loop's clock
+        self.sent_at = started  # when it has turned to peers, by the loop's clock; as it began unless it waited
         self.sent_head = b""  # of the answer; empty: that of the upstream's answer, unchanged
         self.head: ResponseHead | None = None  # of the answer, once it goes through the header filters
         self.body: BodyFilters | None = None

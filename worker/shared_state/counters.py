@@ -16,7 +16,7 @@ that it does not want to wait (``patient=False``) and goes on without.
 from collections.abc import Callable
 from math import floor
 
-from worker.shared_state.places import GONE, Places, nanoseconds
+from worker.shared_state.places import Places, nanoseconds
 from worker.shared_state.semaphores import MOST, SEMAPHORE_WORDS, Semaphores
 
 HOLD_TIME = 86_400.0  # seconds that a key keeps its place after something was last held …
@@ -32,6 +32,8 @@ _COUNT_MASK = (1 << 32) - 1
 _SIGN = 1 << 31
 
 Held = tuple[int, int]
+Tally = tuple[int, int, int, int]
+"""When it expires; the generation of its place, the word where that is, and the first word of its semaphore."""
 
 
 class SharedCounters:
@@ -45,6 +47,7 @@ class SharedCounters:
         "_row",
         "_semaphores",
         "_stride",
+        "_taken",
         "_tallies",
         "_used_at",
         "_words",
@@ -71,7 +74,8 @@ class SharedCounters:
         self._clock = clock
         self._tallies = tallies_at
         self._held = rows_at
-        self._known: dict[bytes, tuple[int, int]] = {}  # place and generation by key
+        self._known: dict[bytes, tuple[int, int]] = {}  # place and generation by key …
+        self._taken: dict[bytes, Tally] = {}  # … and what is taken from it
 
     def take(self, key: bytes, limit: int, window: float, patient: bool = True) -> tuple[int, float]:
         """Take one of the ``limit`` that there are for ``window`` seconds from when the first is taken.
@@ -82,19 +86,26 @@ class SharedCounters:
         Raises:
             Busy: somebody else gives out a place at this moment.
         """
-        now, places = self._clock(), self._places
+        now = self._clock()
+        tally = self._taken.get(key)
+        if tally is None or now >= tally[0]:
+            tally = self._tally(key, limit, window, now, patient)
         while True:
-            known = self._known.get(key)
-            if known is None or places.time_left(*known, now) <= 0:
-                known = self._find(key, nanoseconds(window), now, min(limit, MOST), patient)
-            place, generation = known
-            at = self._tallies + place * TALLY_WORDS
+            expires, generation, generation_at, at = tally
             left = self._semaphores.taken(at)
-            time_left = places.time_left(place, generation, now)
-            if time_left != GONE:
-                return left, time_left / 1e9 if time_left > 0 else 0.0
+            if self._words[generation_at] == generation:
+                return left, (expires - now) / 1e9
             if left != REFUSED:  # the place belongs to somebody else by now
                 self._semaphores.give(at)
+            tally = self._tally(key, limit, window, now, patient)
+
+    def _tally(self, key: bytes, limit: int, window: float, now: int, patient: bool) -> "Tally":
+        place, generation = self._find(key, nanoseconds(window), now, min(limit, MOST), patient)
+        expires, generation_at = self._places.expires(place), self._places.generation_at(place)
+        if len(self._taken) >= MAX_KNOWN:
+            self._taken.clear()
+        tally = self._taken[key] = expires, generation, generation_at, self._tallies + place * TALLY_WORDS
+        return tally
 
     def slide(self, key: bytes, limit: int, window: float, time: float, patient: bool = True) -> tuple[int, float]:
         """Take one of ``limit`` for any ``window`` seconds, by the estimate of plugins.md section 5; as ``take``.

@@ -18,7 +18,6 @@ from worker.shared_state.locks import Locks
 WAYS = 8
 PLACE_WORDS = 4
 LONGEST = 1e9  # seconds
-GONE = -1 << 63
 _KEY = Struct("=qq")
 _A, _B, _EXPIRES, _GENERATION = range(PLACE_WORDS)
 _GENERATION_BITS = 31
@@ -44,14 +43,13 @@ class Places:
         head = self._at + place * PLACE_WORDS
         return self._words[head + _GENERATION] == generation and self._words[head + _EXPIRES] > now
 
-    def time_left(self, place: int, generation: int, now: int) -> int:
-        """Return for how long a place belongs to whom it belonged in a generation; ``GONE`` if it does not any more."""
-        words, head = self._words, self._at + place * PLACE_WORDS
-        return words[head + _EXPIRES] - now if words[head + _GENERATION] == generation else GONE
-
     def generation(self, place: int) -> int:
         """Return what tells apart those that have the place one after the other."""
-        return self._words[self._at + place * PLACE_WORDS + _GENERATION]
+        return self._words[self.generation_at(place)]
+
+    def generation_at(self, place: int) -> int:
+        """Return the word in which that is."""
+        return self._at + place * PLACE_WORDS + _GENERATION
 
     def expires(self, place: int) -> int:
         """Return until when a place belongs to its key."""

@@ -39,9 +39,9 @@ def sent_header(name: str) -> Accessor:
 
     def sent_header_value(exchange: "Exchange") -> Value | None:
         run = exchange.run
-        if run is None or run.head is None:
+        if run is None or (run.head is None and not run.sent_head):
             return from_peer(exchange) if exchange.error is None else None
-        values = find(b"\n" + run.head.fields.lines)
+        values = find(b"\n" + run.head.fields.lines if run.head is not None else run.sent_head)
         return text_of(b", ".join(value.rstrip(b" \t") for value in values)) if values else None
 
     return sent_header_value

@@ -26,8 +26,11 @@ LIMIT = 200_000
 
 
 @contextlib.asynccontextmanager
-async def gateway(directory: Path) -> AsyncIterator[tuple[int, list[bytes], list[bytes]]]:
-    """Serve; yields the port, the bodies that the matcher saw, and what the upstream got."""
+async def gateway(directory: Path, at_first: int = LIMIT) -> AsyncIterator[tuple[int, list[bytes], list[bytes]]]:
+    """Serve; yields the port, the bodies that the matcher saw, and what the upstream got.
+
+    Of a body of more bytes than it wants to see ``at_first`` the matcher asks for ``LIMIT``.
+    """
     loop = asyncio.get_running_loop()
     got: list[bytes] = []
 
@@ -57,6 +60,8 @@ async def gateway(directory: Path) -> AsyncIterator[tuple[int, list[bytes], list
             exchange = connection._exchange
             assert isinstance(exchange, Exchange)
             if exchange.buffered_body is None:
+                raise BodyNeeded(at_first)
+            if not exchange.buffered_body and at_first < LIMIT:
                 raise BodyNeeded(LIMIT)
             seen.append(exchange.buffered_body)
             return route
@@ -96,6 +101,17 @@ def test_bodies_of_known_length(tmp_path: Path, size: int) -> None:
             assert (await post(port, head(f"Content-Length: {size}"), *pieces)).endswith(b"ok")
             assert seen == [body if size <= LIMIT else b""]
             assert got == [body]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("size", "sees"), [(10, True), (1_000, True), (LIMIT, True), (LIMIT + 1, False)])
+def test_who_wants_to_see_more_is_shown_more(tmp_path: Path, size: int, sees: bool) -> None:
+    async def scenario() -> None:
+        body = b"x" * size
+        async with gateway(tmp_path, 100) as (port, seen, got):
+            answer = await post(port, head(f"Content-Length: {size}"), body)
+            assert (answer.startswith(b"HTTP/1.1 200 "), seen, got) == (sees, [body] * sees, [body] * sees)
 
     asyncio.run(scenario())
 

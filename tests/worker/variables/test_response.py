@@ -66,7 +66,7 @@ def test_of_what_plugins_have_made_of_the_request(answered: Exchange) -> None:
     edited = edit(answered)
     edited.upstream_target, edited.upstream_host = b"/new?d", b"new.com"
     assert (accessor("upstream_uri")(answered), accessor("upstream_host")(answered)) == ("/new?d", "new.com")
-    run = answered.run = PluginRun(cast("Any", None))
+    run = answered.run = PluginRun(cast("Any", None), 0.0, False)
     chosen = SimpleNamespace(pass_host=False, host_for=lambda _: b"chosen.com")
     run.upstream = cast("Any", SimpleNamespace(current=chosen))
     assert accessor("upstream_host")(answered) == "chosen.com"

@@ -11,6 +11,8 @@ from worker.variables import Template
 if TYPE_CHECKING:
     from worker.exchange import Exchange
 
+MOST_REMEMBERED = 1_000  # names of the counters of a limit
+
 Ask = tuple["Limit", bytes, int, int]
 """What a request asks of a limit: under which name, how many there are, in how many seconds."""
 
@@ -40,7 +42,7 @@ class Number:
 class Limit:
     """One limit, compiled; ``most`` and ``window`` are 0 when they are templates."""
 
-    __slots__ = ("_count", "_key", "_last", "_prefix", "_time_window", "fields", "most", "window")
+    __slots__ = ("_count", "_key", "_names", "_prefix", "_time_window", "fields", "most", "window")
 
     def __init__(self, count: Number, window: Number, key: Any, prefix: str, fields: QuotaFields) -> None:
         self._count = count
@@ -49,19 +51,19 @@ class Limit:
         self.window = window.constant
         self._key = key
         self._prefix = prefix
-        self._last = "", b""  # the last key, and the name of its counter
+        self._names: dict[str, bytes] = {}  # of the counters, by key
         self.fields = fields
 
     def name(self, exchange: "Exchange") -> bytes:
         """Return the name of the counter for a request; empty when there is none."""
         key = self._key(exchange)
-        last, name = self._last
-        if key == last and name:
-            return name
-        if key is None:
-            return b""
-        name = encoded(f"{self._prefix}:{key}")
-        self._last = key, name
+        name = self._names.get(key)
+        if name is None:
+            if key is None:
+                return b""
+            if len(self._names) >= MOST_REMEMBERED:
+                self._names.clear()
+            name = self._names[key] = encoded(f"{self._prefix}:{key}")
         return name
 
     def ask(self, exchange: "Exchange") -> Ask | None:

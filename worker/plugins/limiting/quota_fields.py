@@ -14,21 +14,24 @@ NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 class QuotaFields:
     """How many there are, how many are left, and the seconds until there are all again."""
 
-    __slots__ = ("_line", "_mark", "_old")
+    __slots__ = ("_lines", "_mark", "_old", "names")
 
     def __init__(self, names: Sequence[str], prefix: str = "") -> None:
         """Name the three, with a prefix before ``RateLimit-``, or before all of the name when that is not in it."""
         names = [_prefixed(name, prefix) if prefix else name for name in names]
         encoded = [name.encode() for name in names]
-        self._line = b"".join(b"%b: %%d\r\n" % name.replace(b"%", b"%%") for name in encoded)
+        self.names = tuple(name.lower() for name in encoded)
+        self._lines = b"".join(b"%b: %%d\r\n" % name.replace(b"%", b"%%") for name in encoded)
         self._mark = commonprefix([name.lower() for name in names]).encode()  # noqa: RUF071 - they are no paths
         self._old = re.compile(rb"(?im)^(?:%b):[^\r\n]*\r\n" % b"|".join(map(re.escape, encoded)))
 
-    def written(self, lines: bytes, most: int, left: int, seconds: float) -> bytes:
-        """Return lines with these fields, in place of those that the upstream may have sent."""
-        if self._mark in lines.lower():
-            lines = self._old.sub(b"", lines)
-        return lines + self._line % (most, left if left > 0 else 0, ceil(seconds))
+    def lines(self, most: int, left: int, seconds: float) -> bytes:
+        """Return these fields."""
+        return self._lines % (most, left if left > 0 else 0, ceil(seconds))
+
+    def removed(self, lines: bytes) -> bytes:
+        """Return lines without those of these fields that the upstream may have sent."""
+        return self._old.sub(b"", lines) if self._mark in lines.lower() else lines
 
 
 def check_names(names: Sequence[str], prefix: str = "") -> None:
