@@ -96,6 +96,7 @@ class Rollout:
         ]
         self._by_slot = {place.slot: place for place in self._places}
         self._until = 0.0  # of CHECKING and PROVING
+        self._now = 0.0  # of the last event
         self._reason = ""
 
     # events
@@ -175,12 +176,14 @@ class Rollout:
         if self.stage in (Stage.CHECKING, Stage.PROVING):
             return self._until
         waiting = (Stand.STARTING, Stand.PAUSED, Stand.DRAINING, Stand.RESUMING, Stand.RETURNING)
-        return min((place.until for place in self._places if place.stand in waiting), default=None)
+        times = [place.until for place in self._places if place.stand in waiting]
+        return min((time for time in times if time > self._now), default=None)  # what was to be done by now is done
 
     # forward
 
     def _advance(self, now: float) -> Iterator[Order]:
         """Do what can be done now."""
+        self._now = now
         if self.stage is Stage.CHECKING:
             if now >= self._until:
                 yield from self._finish(False, "the check of the new settings took longer than reload.check_timeout")

@@ -39,6 +39,17 @@ def test_slot_by_slot_after_a_canary() -> None:
     assert rollout.tick(13) == [Finish(True, "")]
 
 
+def test_a_predecessor_that_has_been_waited_for_is_not_due_any_more() -> None:
+    rollout = checked()
+    rollout.ready(0, 2)
+    rollout.tick(4)
+    assert rollout.due == 9
+    assert rollout.tick(9) == [Fork(1)]
+    assert rollout.due == 69  # else the master would look again and again, without a pause
+    assert rollout.ready(1, 10) == [Drain(1)]
+    assert rollout.due == 15
+
+
 def test_all_at_once() -> None:
     rollout = checked(Plan(replace=(0, 1), check=True, mode="all", grace=2))
     assert rollout.ready(1, 2) == []

@@ -67,6 +67,8 @@ class World:
             served = place.serves()
             self.carry_out(order, place)
             assert place.is_given_up or place.serves() >= served, f"{order} leaves a slot alone"
+        if self.result is None:
+            assert self.rollout.due is None or self.rollout.due > self.now, "what is due is done"
 
     def carry_out(self, order: Order, place: Place) -> None:
         if isinstance(order, Fork):
