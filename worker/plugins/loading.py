@@ -9,7 +9,8 @@ import logging
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
@@ -39,9 +40,10 @@ def load_registry(path: str = "", enabled: tuple[str, ...] = ()) -> Registry:
         SettingsError: one of them cannot be loaded, or is not made as a plugin must be, or two are called the same.
     """
     importlib.invalidate_caches()
-    found: dict[str, Registered] = {}
-    for place in (_built_in(), _installed(), _in_directory(path)):
-        found.update(_registered(place))
+    points = _points[0] if _points else entry_points(group=ENTRY_POINTS)
+    found = dict(_built_in())
+    for place in (_installed(points), _in_directory(path)):
+        found |= {name: registered.check() for name, registered in _registered(place).items()}
     for name in enabled:
         if name not in found:
             log.warning("plugins.enabled: there is no plugin %s", name)
@@ -52,7 +54,7 @@ def load_registry(path: str = "", enabled: tuple[str, ...] = ()) -> Registry:
     return Registry(kept, withheld=frozenset(withheld))
 
 
-def _registered(place: Iterator[Found]) -> dict[str, Registered]:
+def _registered(place: Iterable[Found]) -> dict[str, Registered]:
     found: dict[str, Registered] = {}
     for plugin, source in place:
         registered = Registered(plugin, source)
@@ -63,20 +65,30 @@ def _registered(place: Iterator[Found]) -> dict[str, Registered]:
 
 
 def import_built_in() -> None:
-    """Import our own plugins, with the rights that the rest of our code is imported with; SettingsError as above."""
-    for _ in _built_in():
-        pass
+    """Import our own plugins, with the rights that the rest of our code is imported with; SettingsError as above.
+
+    What else is installed is looked up, too. Workers that are forked from this process need not do either again.
+    """
+    _built_in()
+    if not _points:
+        _points.append(entry_points(group=ENTRY_POINTS))
 
 
-def _built_in() -> Iterator[Found]:
+@cache
+def _built_in() -> Mapping[str, Registered]:
     package = importlib.import_module(BUILT_IN)
-    for module in pkgutil.walk_packages(package.__path__, f"{BUILT_IN}."):
-        if module.name != f"{BUILT_IN}.testing":
-            yield from _classes(_imported(module.name, module.name), module.name)
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{BUILT_IN}.")]
+    return _registered(
+        found for name in names if name != f"{BUILT_IN}.testing" for found in _classes(_imported(name, name), name)
+    )
 
 
-def _installed() -> Iterator[Found]:
-    for point in entry_points(group=ENTRY_POINTS):
+_points: list[Iterable[EntryPoint]] = []
+"""What is installed, once it has been looked up."""
+
+
+def _installed(points: Iterable[EntryPoint]) -> Iterator[Found]:
+    for point in points:
         source = f"entry point {point.name} ({_origin(point)})"
         try:
             named = point.load()

@@ -4,6 +4,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,26 +32,40 @@ PluginClass = type[Plugin[Any]]
 
 
 class Registered:
-    """A plugin class, with converters for what can be configured of it."""
+    """A plugin class, with converters for what can be configured of it, which are made when they are needed."""
 
     def __init__(self, plugin: PluginClass, source: str) -> None:
-        """Take a class that was found in a place.
-
-        Raises:
-            SettingsError: it is not made as a plugin must be.
-        """
+        """Take a class that was found in a place."""
         self.plugin = plugin
         self.name = plugin.name
         self.source = source
-        fault = _fault(plugin)
+
+    def check(self) -> "Registered":
+        """Return itself.
+
+        Raises:
+            SettingsError: the class is not made as a plugin must be.
+        """
+        fault = _fault(self.plugin)
         if fault:
-            raise SettingsError(f"plugin {plugin.name} of {source}: {fault}")
+            raise SettingsError(f"plugin {self.name} of {self.source}: {fault}")
         try:
-            self._config: Lenient[msgspec.Struct] = Lenient(plugin.Config)
-            self._metadata: Lenient[msgspec.Struct] = Lenient(plugin.Metadata)
-            self._consumer: Lenient[msgspec.Struct] | None = Lenient(plugin.Consumer) if plugin.Consumer else None
+            _ = self._config, self._metadata, self._consumer
         except (TypeError, NameError, AttributeError) as error:  # an annotation that msgspec cannot read
-            raise SettingsError(f"plugin {plugin.name} of {source}: {error}") from error
+            raise SettingsError(f"plugin {self.name} of {self.source}: {error}") from error
+        return self
+
+    @cached_property
+    def _config(self) -> Lenient[msgspec.Struct]:
+        return Lenient(self.plugin.Config)
+
+    @cached_property
+    def _metadata(self) -> Lenient[msgspec.Struct]:
+        return Lenient(self.plugin.Metadata)
+
+    @cached_property
+    def _consumer(self) -> Lenient[msgspec.Struct] | None:
+        return Lenient(self.plugin.Consumer) if self.plugin.Consumer else None
 
     @property
     def fails_closed(self) -> bool:

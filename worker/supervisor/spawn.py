@@ -4,6 +4,7 @@ The child imports what serves requests only then, so a reload brings new code.
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -51,8 +52,9 @@ def serve(settings: Settings, slot: int, child: Child, listeners: Listeners, min
 
 
 def import_worker() -> None:
-    """Import what ``serve`` needs."""
-    import worker.process  # noqa: F401 - for its effect
+    """Import what ``serve`` needs, whatever the settings."""
+    for name in ("worker.process", "config_sync.etcd.sync", "config_sync.file", "config_sync.relay.provider"):
+        importlib.import_module(name)
     from worker.plugins.loading import import_built_in
 
     import_built_in()

@@ -85,6 +85,15 @@ def test_a_package_of_the_directory_is_one_plugin(tmp_path: Path) -> None:
     assert registered.source == str(package)
 
 
+def test_ours_are_made_as_plugins_must_be() -> None:
+    registry = load_registry()
+    assert len(registry.names()) > 40
+    for name in registry.names():
+        registered = registry.get(name)
+        assert registered is not None
+        registered.check()
+
+
 @pytest.mark.parametrize(
     "point", ["hello_plugin", "hello_plugin:Hello", "hello_plugin.inner:Hello", "hello_plugin:Other"]
 )
