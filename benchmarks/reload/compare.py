@@ -29,8 +29,6 @@ from benchmarks.reload.tally import Client, Seen, Summary
 from benchmarks.reload.upstream import Upstream
 
 WORKERS = 2
-# Seconds that slow bodies take: two of them, one after the other, are over within the time that a drain has.
-TRANSFER = (0.8, 2.0)
 
 
 class Reloadable(Server):
@@ -138,7 +136,7 @@ def _running(side: str, directory: Path) -> Iterator[tuple[Load, int, bool, Call
 def measure(side: str, directory: Path, reloads: int, pause: float) -> Summary:
     """Reload a side so often under load, one reload every ``pause`` seconds, or when the last one is over."""
     with _running(side, directory) as (load, port, speaks_websocket, reload):
-        group = everybody(port, TRANSFER)
+        group = everybody(port)
         if not speaks_websocket:
             group = msgspec.structs.replace(group, websockets=0)
         load.start(group)

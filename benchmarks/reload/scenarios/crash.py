@@ -19,7 +19,7 @@ from benchmarks.reload.clients import Group
 from benchmarks.reload.load import Load
 from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import Rig, complains, rig, wait_for
-from benchmarks.reload.scenarios.driving import WARM_UP, everybody
+from benchmarks.reload.scenarios.driving import TRANSFER, WARM_UP, everybody
 from benchmarks.reload.tally import Client, Failure, Summary
 
 PAUSE = 0.5  # seconds between two kills
@@ -46,7 +46,7 @@ def run(
     workers: int = 4,
     undisturbed: float = 10.0,
     share: float = 1.0,
-    transfer: tuple[float, float] = (2.0, 4.0),
+    transfer: tuple[float, float] = TRANSFER,
 ) -> Outcome:
     """Kill a random worker every half a second, after so many seconds without."""
     with rig(directory, worker_processes=workers) as running, Load() as other:

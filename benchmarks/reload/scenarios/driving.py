@@ -10,12 +10,15 @@ from benchmarks.reload.rig import Rig, ScenarioError, cpu_seconds
 
 MAX_GENERATIONS = 3
 SHUTDOWN_TIMEOUT = 6.0  # seconds
+# Seconds that slow bodies take. A client may begin another one when the first, which began before the drain, is over:
+# both are to end before the deadline.
+TRANSFER = (1.0, 2.5)
 WARM_UP = 1.0  # seconds of load before the first step
 
 Step = Callable[[int], None]
 
 
-def everybody(port: int, transfer: tuple[float, float] = (2.0, 4.0), share: float = 1.0) -> Group:
+def everybody(port: int, transfer: tuple[float, float] = TRANSFER, share: float = 1.0) -> Group:
     """Return all kinds of clients, or a share of them; ``transfer`` is how many seconds slow bodies take."""
     many, some, few = (max(1, round(count * share)) for count in (50, 20, 4))
     return Group(

@@ -7,7 +7,7 @@ import msgspec
 
 from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import ScenarioError, rig
-from benchmarks.reload.scenarios.driving import drive, everybody, settings
+from benchmarks.reload.scenarios.driving import TRANSFER, drive, everybody, settings
 from tests.fakes.processes import free_port, request
 
 VISITORS = "visitors"
@@ -20,7 +20,7 @@ def run(
     workers: int = 2,
     grace: float = 0.2,
     share: float = 1.0,
-    transfer: tuple[float, float] = (2.0, 4.0),
+    transfer: tuple[float, float] = TRANSFER,
 ) -> Outcome:
     """Add and remove: what was accepted is answered; before and after, clients are refused, and never reset."""
     with rig(directory, **settings(mode, workers, grace)) as running:

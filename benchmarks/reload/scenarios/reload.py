@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import rig
-from benchmarks.reload.scenarios.driving import SHUTDOWN_TIMEOUT, drive, everybody, settings
+from benchmarks.reload.scenarios.driving import SHUTDOWN_TIMEOUT, TRANSFER, drive, everybody, settings
 
 
 def run(
@@ -14,7 +14,7 @@ def run(
     workers: int = 2,
     grace: float = 0.2,
     share: float = 1.0,
-    transfer: tuple[float, float] = (2.0, 4.0),
+    transfer: tuple[float, float] = TRANSFER,
     timeout: float = SHUTDOWN_TIMEOUT,
 ) -> Outcome:
     """Reload without a pause; slow bodies outlive a reload.

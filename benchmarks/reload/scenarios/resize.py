@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.reload.outcome import Limits, Outcome
 from benchmarks.reload.rig import complains, rig
-from benchmarks.reload.scenarios.driving import drive, everybody, settings
+from benchmarks.reload.scenarios.driving import TRANSFER, drive, everybody, settings
 
 MANY, FEW = 4, 3
 
@@ -17,7 +17,7 @@ def run(
     by_signal: bool = False,
     grace: float = 0.2,
     share: float = 1.0,
-    transfer: tuple[float, float] = (2.0, 4.0),
+    transfer: tuple[float, float] = TRANSFER,
 ) -> Outcome:
     """Resize without a pause, by HUP with another ``worker_processes``, or by TTOU and TTIN."""
     with rig(directory, **settings(mode, MANY, grace)) as running:
