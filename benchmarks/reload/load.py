@@ -33,6 +33,12 @@ class Stop(msgspec.Struct, tag="stop"):
     name: str
 
 
+class Abandon(msgspec.Struct, tag="abandon"):
+    """Let the clients of a group leave at once, whatever they do."""
+
+    name: str
+
+
 class Expect(msgspec.Struct, tag="expect"):
     """Take it for a failure, from now on or not any more, when the clients of a group are refused."""
 
@@ -44,7 +50,7 @@ class Mark(msgspec.Struct, tag="mark"):
     """Say what was seen since the last mark, and begin to count anew."""
 
 
-Order = Start | Stop | Expect | Mark
+Order = Start | Stop | Abandon | Expect | Mark
 _orders: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 _summaries = msgspec.json.Decoder(Summary)
 
@@ -69,6 +75,14 @@ class Running:
             self._gates.pop(order.name).stopping.set()
             await asyncio.gather(*self._tasks.pop(order.name))
             del self._clients[order.name]
+        elif isinstance(order, Abandon):
+            del self._gates[order.name]
+            tasks = self._tasks.pop(order.name)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for client in self._clients.pop(order.name):
+                client.hang_up()
         elif isinstance(order, Expect):
             self._gates[order.name].expects_since = time.monotonic() if order.answers else math.inf
         else:
@@ -111,6 +125,10 @@ class Load:
     def stop(self, name: str) -> None:
         """Let the clients of a group finish, and wait for that."""
         self._order(Stop(name))
+
+    def abandon(self, name: str) -> None:
+        """Let the clients of a group leave at once."""
+        self._order(Abandon(name))
 
     def expect(self, name: str, answers: bool) -> None:
         """Say whether it is a failure when the clients of a group are refused; at first it is."""

@@ -1,16 +1,19 @@
 """USR2: another master takes over, or does not, and clients do not notice."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from config_sync.settings import Settings
 from tests.fakes.load import Load
 from tests.fakes.notified import Notified
 from tests.fakes.processes import Etcd, Gateway, is_template, wait_until
 from tests.fakes.upstream import Upstream
+from worker.supervisor.memory_zones import memory_directory
 
 
 class Pair:
@@ -98,6 +101,33 @@ def test_an_upgrade_under_load_fails_no_request(pair: Pair) -> None:
         assert pair.gateway.command("-s", "reload").returncode == 0
     assert load.failures == []
     assert load.answered > 100
+
+
+def test_plugins_go_on_with_another_master(pair: Pair, etcd: Etcd, upstream: Upstream) -> None:
+    nodes = {"nodes": {f"127.0.0.1:{upstream.port}": 1}}
+    cache = {"cache_strategy": "memory", "cache_zone": "memory_cache", "cache_ttl": 300}
+    limit = {"count": 3, "time_window": 600}
+    etcd.put("routes/cached", {"uri": "/cached", "upstream": nodes, "plugins": {"proxy-cache": cache}})
+    etcd.put("routes/few", {"uri": "/few", "upstream": nodes, "plugins": {"limit-count": limit, "prometheus": {}}})
+    path = "/apisix/prometheus/metrics"
+    gateway = pair.gateway
+    gateway.applied(etcd.put("routes/metrics", {"uri": path, "plugins": {"public-api": {}}}))
+    try:
+        assert [gateway.get(path)[0] for path in ("/cached", "/few", "/few")] == [200, 200, 200]
+        wait_until(lambda: b'route="few"' in gateway.get(path)[1], "the old workers have counted")
+        asked = len(upstream.requests)
+        new = pair.upgrade()
+        os.kill(pair.old, signal.SIGQUIT)
+        assert gateway.process is not None
+        assert gateway.process.wait(20) == 0
+        assert gateway.get("/cached")[0] == 200
+        assert len(upstream.requests) == asked  # what is in the zone stays there
+        assert [gateway.get("/few")[0] for _ in range(4)] == [200, 200, 200, 503]  # counters begin anew
+        wait_until(lambda: b'code="503",route="few"' in gateway.get(path)[1], "the new workers have counted")
+        assert pair.pid() == new
+    finally:
+        zone = memory_directory(Settings(runtime_dir=str(gateway.settings["runtime_dir"])), "memory_cache")
+        shutil.rmtree(zone, ignore_errors=True)
 
 
 def test_going_back_under_load_fails_no_request(pair: Pair) -> None:

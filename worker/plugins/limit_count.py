@@ -54,6 +54,7 @@ from worker.shared_state.locks import Busy
 
 if TYPE_CHECKING:
     from worker.exchange import Exchange
+    from worker.plugins.chain import RequestHook
     from worker.plugins.response_head import ResponseHead
     from worker.plugins.run import PluginRun
 
@@ -118,8 +119,9 @@ class LimitCount(Plugin[LimitCountConfig]):
         if not self._shows:
             self.unused = frozenset(("header_filter",))
         self._counters = scope.services.counters
-        is_plain = is_local and not self._slides and config.rules is None
-        self._only = _only(self._limits) if is_plain else None
+        only = self._limits[0]
+        if is_local and not self._slides and config.rules is None and only.most and only.window:
+            self.access = self._counting(only)  # type: ignore[method-assign,assignment]  # a closure is quicker
         self._redis: RedisClient | None = None
         self._remote: RedisCounts | Batches | None = None
         if not is_local:
@@ -171,6 +173,7 @@ class LimitCount(Plugin[LimitCountConfig]):
 
     def close(self) -> None:
         """Leave the group and the Redis."""
+        self.__dict__.pop("access", None)  # which has us
         if self._redis is not None:
             self._redis.leave()
         members = _groups.get(self.config.group or "", {})
@@ -181,18 +184,35 @@ class LimitCount(Plugin[LimitCountConfig]):
         """Count, and refuse what is too much."""
         run = exchange.run
         assert run is not None  # noqa: S101 - hooks run in one
-        if run.data is not None and run.kept(LimitCount):  # done by a workflow
+        if run.kept(LimitCount):  # done by a workflow
             return None
-        only = self._only
-        if only is None:
-            return self._take_all(exchange, run)
-        try:
-            left, seconds = self._counters.take(only.name(exchange), only.most, only.window)
-        except Busy:
-            return self._take_all(exchange, run)
-        if self._shows:
-            run.keep(self, only.fields.lines(only.most, left, seconds))
-        return self._refusal if left == REFUSED else None
+        return self._take_all(exchange, run)
+
+    def _counting(self, limit: Limit) -> "RequestHook":
+        """Make the hook for the usual case: one limit, of which nothing depends on the request but its key."""
+        take, names, key_of, most, window = self._counters.take, limit.names, limit.key_of, limit.most, limit.window
+        shows, lines, refusal = self._shows, limit.fields.lines, self._refusal
+
+        def access(exchange: "Exchange") -> Answer | Awaitable[Answer | None] | None:
+            run = exchange.run
+            assert run is not None  # noqa: S101 - hooks run in one
+            data = run.data
+            if data is not None and LimitCount in data and data[LimitCount]:  # done by a workflow
+                return None
+            name = names.get(key_of(exchange)) or limit.name(exchange)
+            try:
+                left, seconds = take(name, most, window)
+            except Busy:
+                return self._take_all(exchange, run)
+            if not shows:
+                return refusal if left == REFUSED else None
+            if data is None:
+                run.data = {self: lines(most, left, seconds)}
+            else:
+                data[self] = lines(most, left, seconds)
+            return refusal if left == REFUSED else None
+
+        return access
 
     def _take_all(self, exchange: "Exchange", run: "PluginRun") -> Answer | Awaitable[Answer | None] | None:
         try:
@@ -275,12 +295,6 @@ def _limits(config: LimitCountConfig, prefix: str, scope: Scope) -> list[Limit]:
         )
         for number, rule in enumerate(config.rules, 1)
     ]
-
-
-def _only(limits: Sequence[Limit]) -> Limit | None:
-    """Return the only limit there is, when nothing of it depends on the request but its key."""
-    only = limits[0]
-    return only if only.most and only.window else None
 
 
 def _field_names(scope: Scope) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from benchmarks.reload.scenarios.driving import TRANSFER, WARM_UP, everybody
 from benchmarks.reload.tally import Client, Failure, Summary
 
 PAUSE = 0.5  # seconds between two kills
+PARTS = 4  # of the clients: so many of them lose their connections by a kill, as a rule
 NOTICED = 2.0  # seconds within which a client has noticed that its connection is gone
 MOST = 2.0  # times the latency of the undisturbed run
 PIDFD_GETFD = 438  # the number of the system call, which Python has no function for
@@ -48,15 +49,26 @@ def run(
     share: float = 1.0,
     transfer: tuple[float, float] = TRANSFER,
 ) -> Outcome:
-    """Kill a random worker every half a second, after so many seconds without."""
+    """Kill a random worker every half a second, after so many seconds without.
+
+    Between the two, as long, a quarter of the clients leaves every half a second, and comes back: what that costs the
+    others is not the gateway's doing.
+    """
     with rig(directory, worker_processes=workers) as running, Load() as other:
-        group = everybody(running.gateway.port, transfer, share)
+        whole = everybody(running.gateway.port, transfer, share / PARTS)
+        parts = [msgspec.structs.replace(whole, name=f"part {number}") for number in range(PARTS)]
         loads = Loads(running.load, other)
-        loads.start(group)
+        for part in parts:
+            loads.start(part)
         time.sleep(WARM_UP)
         loads.mark()
         time.sleep(undisturbed)
         before = loads.mark()
+        for number in range(int(undisturbed / PAUSE)):
+            time.sleep(PAUSE)
+            loads.abandon(parts[number % PARTS])
+            loads.start(parts[number % PARTS])
+        returning = loads.mark()
         begun = time.monotonic()
         kills: list[Kill] = []
         deserted = 0.0
@@ -69,9 +81,10 @@ def run(
         time.sleep(PAUSE)
         seconds = time.monotonic() - begun
         during = loads.mark()
-        loads.stop(group)
+        for part in parts:
+            loads.stop(part)
         after = loads.mark()
-        complaints = judge.failures(before.failures, " before the first kill")
+        complaints = judge.failures([*before.failures, *returning.failures], " before the first kill")
         complaints += complains(lambda: len(running.gateway.workers()) == workers, "all workers are back")
     failures = [*during.failures, *after.failures]
     complaints += judge.failures(unexplained(failures, kills), " not on a worker that was killed")
@@ -83,6 +96,7 @@ def run(
         "seconds_without_a_worker": deserted,
         "stopped_before_ms": {"median": _milliseconds(kills, 0.5), "most": _milliseconds(kills, 1.0)},
         "undisturbed_p99_ms": _p99(before),
+        "returning_p99_ms": _p99(returning),
         "p99_ms": _p99(during),
     }
     return Outcome(during, complaints, len(kills), seconds, figures)
@@ -104,6 +118,11 @@ class Loads:
         """Let them finish."""
         self._quick.stop(group.name)
         self._slow.stop(group.name)
+
+    def abandon(self, group: Group) -> None:
+        """Let them leave at once."""
+        self._quick.abandon(group.name)
+        self._slow.abandon(group.name)
 
     def mark(self) -> Summary:
         """Return what all of them have seen since the last mark."""

@@ -42,28 +42,28 @@ class Number:
 class Limit:
     """One limit, compiled; ``most`` and ``window`` are 0 when they are templates."""
 
-    __slots__ = ("_count", "_key", "_names", "_prefix", "_time_window", "fields", "most", "window")
+    __slots__ = ("_count", "_prefix", "_time_window", "fields", "key_of", "most", "names", "window")
 
     def __init__(self, count: Number, window: Number, key: Any, prefix: str, fields: QuotaFields) -> None:
         self._count = count
         self._time_window = window
         self.most = count.constant
         self.window = window.constant
-        self._key = key
+        self.key_of = key
         self._prefix = prefix
-        self._names: dict[str, bytes] = {}  # of the counters, by key
+        self.names: dict[str, bytes] = {}  # of the counters, by key, as far as they are remembered
         self.fields = fields
 
     def name(self, exchange: "Exchange") -> bytes:
         """Return the name of the counter for a request; empty when there is none."""
-        key = self._key(exchange)
-        name = self._names.get(key)
+        key = self.key_of(exchange)
+        name = self.names.get(key)
         if name is None:
             if key is None:
                 return b""
-            if len(self._names) >= MOST_REMEMBERED:
-                self._names.clear()
-            name = self._names[key] = encoded(f"{self._prefix}:{key}")
+            if len(self.names) >= MOST_REMEMBERED:
+                self.names.clear()
+            name = self.names[key] = encoded(f"{self._prefix}:{key}")
         return name
 
     def ask(self, exchange: "Exchange") -> Ask | None:
