@@ -77,6 +77,16 @@ class SharedCounters:
         self._known: dict[bytes, tuple[int, int]] = {}  # place and generation by key …
         self._taken: dict[bytes, Tally] = {}  # … and what is taken from it
 
+    @property
+    def evicted(self) -> int:
+        """How many this worker has given up before their time, since all places of their bucket were taken."""
+        return self._places.evicted
+
+    @property
+    def unlocked(self) -> int:
+        """How often this worker has given a key its place without the lock, which was not to be had."""
+        return self._places.unlocked
+
     def take(self, key: bytes, limit: int, window: float, patient: bool = True) -> tuple[int, float]:
         """Take one of the ``limit`` that there are for ``window`` seconds from when the first is taken.
 

@@ -24,7 +24,6 @@ class Locks:
         """Lock bytes of the file behind a descriptor, which is ours from now on."""
         self._fd = fd
         weakref.finalize(self, os.close, fd)
-        self.given_up = 0  # how often we went on without a lock
 
     def acquire(self, number: int, patient: bool = False) -> bool:
         """Take a lock; False when we are to go on without it.
@@ -42,7 +41,6 @@ class Locks:
                 if now >= until:
                     if patient:
                         raise Busy from None
-                    self.given_up += 1
                     return False
                 os.sched_yield()
             else:

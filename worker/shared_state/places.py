@@ -26,7 +26,7 @@ _GENERATION_BITS = 31
 class Places:
     """The places of one kind of things; times are nanoseconds of the monotonic clock."""
 
-    __slots__ = ("_at", "_first_lock", "_locks", "_words", "buckets", "count", "evicted")
+    __slots__ = ("_at", "_first_lock", "_locks", "_words", "buckets", "count", "evicted", "unlocked")
 
     def __init__(self, words: "memoryview[int]", at: int, buckets: int, locks: Locks, first_lock: int) -> None:
         """Use ``buckets * WAYS * PLACE_WORDS`` words from ``at`` on, and a lock for each bucket from a number on."""
@@ -37,6 +37,7 @@ class Places:
         self.buckets = buckets
         self.count = buckets * WAYS
         self.evicted = 0  # places that we have given away before their time
+        self.unlocked = 0  # … and without the lock
 
     def is_live(self, place: int, generation: int, now: int) -> bool:
         """Tell whether a place still belongs to whom it belonged in a generation."""
@@ -80,6 +81,7 @@ class Places:
                 place = self._give(a, b, bucket, now)
                 fill(place)
                 self._begin(place, now + lifetime, _new_generation())
+                self.unlocked += not is_locked
             return place
         finally:
             if is_locked:
@@ -102,6 +104,7 @@ class Places:
             generation = _new_generation()
             fill(place, generation)
             self._begin(place, now + lifetime, generation)
+            self.unlocked += not is_locked
         finally:
             if is_locked:
                 self._locks.release(self._first_lock + bucket)
