@@ -70,8 +70,8 @@ class OwnMetrics:
         )
         self._failures = OwnFamily("propylon_plugin_failures_total", "Exceptions of plugins", ("plugin",))
         self._blocked = OwnFamily("propylon_plugin_blocked_total", "Calls of plugins that kept the loop", ("plugin",))
-        self._evicted = OwnFamily("propylon_counters_evicted_total", "Counts given up early, for want of room", ())
-        self._unlocked = OwnFamily("propylon_counters_unlocked_total", "Counts begun without their lock", ())
+        self._evicted = OwnFamily("propylon_shared_evicted_total", "Given up early, for want of room", ("kind",))
+        self._unlocked = OwnFamily("propylon_shared_unlocked_total", "Begun without their lock", ("kind",))
         for family in (self._lag, self._propagation, self._failures, self._blocked, self._evicted, self._unlocked):
             self._metrics.add_family(family)
         self._told: dict[tuple[Family, str], int] = {}
@@ -119,8 +119,9 @@ class OwnMetrics:
         self._told_of(metrics.totals["accepted"], "", context.accepted)
         self._told_all(self._failures, plugins.failures)
         self._told_all(self._blocked, plugins.blocked)
-        self._told_of(self._evicted, "", plugins.services.counters.evicted)
-        self._told_of(self._unlocked, "", plugins.services.counters.unlocked)
+        for kind, shared in (("counter", plugins.services.counters), ("note", plugins.services.notes)):
+            self._told_of(self._evicted, kind, shared.evicted)
+            self._told_of(self._unlocked, kind, shared.unlocked)
 
     def _told_all(self, family: Family, counts: Mapping[str, int]) -> None:
         for name, count in counts.items():

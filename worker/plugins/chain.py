@@ -16,6 +16,7 @@ from worker.errors import BodyNeeded, PluginFailed, ProxyError
 from worker.http.relay import buffer_body
 from worker.plugins.answer import Answer
 from worker.plugins.base import FAILURES, Plugin
+from worker.plugins.registry import are_added_names
 from worker.plugins.stand_ins import FAIL_CLOSED
 from worker.plugins.statistics import PluginRecord, PluginStatistics
 from worker.plugins.tasks import in_task
@@ -147,11 +148,13 @@ class Chain:
         self.filters = bool(self.header_filter or self.body_filter)
         # What to do instead of all of them with answers whose heads only get longer; empty where there is more to do.
         adding = [use for use in answering if _overrides(use.plugin, "header_filter")]
-        only_adds = not self.body_filter and all(_adds(use) for use in adding)
+        only_adds = not self.body_filter and all(map(_adds, adding))
+        names = [name for use in adding for name in use.plugin.added_names] if only_adds else []
+        only_adds = only_adds and len(set(names)) == len(names)
         self.added: tuple[tuple[PluginRecord, AddedFields], ...] = tuple(
             (statistics.of(use.name), use.plugin.added_fields) for use in adding if only_adds
         )
-        self.added_names = tuple(b"\n%b:" % name for use in adding for name in use.plugin.added_names)
+        self.added_names = tuple(b"\n%b:" % name for name in names) if only_adds else ()
         self.log: tuple[tuple[PluginRecord, LogHook], ...] = tuple(
             (statistics.of(use.name), use.plugin.log if use.meta.filter is None else _filtered_log(use))
             for use in everyone
@@ -282,7 +285,7 @@ def _overrides(plugin: Plugin[Any], hook: str) -> bool:
 def _adds(use: Use) -> bool:
     """Tell whether what the plugin adds is all that its filter does: not where one of the two is inherited."""
     filtering = next(kind for kind in type(use.plugin).__mro__ if "header_filter" in vars(kind))
-    return use.meta.filter is None and "added_fields" in vars(filtering)
+    return use.meta.filter is None and "added_fields" in vars(filtering) and are_added_names(use.plugin.added_names)
 
 
 def _applies(use: Use) -> Condition:

@@ -253,7 +253,12 @@ class PluginHost:
             if use is not None:
                 uses.append(use)
         self._global_uses = tuple(uses)
-        self.no_route = self._chain(()) if uses else None
+        try:
+            self.no_route = self._chain(()) if uses else None
+        except Exception:  # of a plugin that is made as none can be: nobody is let past the others because of it
+            log.exception("the global rules cannot be put together, and all requests are refused")
+            self._global_uses = (Use("global_rules", FailClosed("global_rules"), Meta(), ""),)
+            self.no_route = self._chain(())
 
     def stage(self) -> HostStaging:
         """Begin to collect the changes of a snapshot."""

@@ -120,7 +120,8 @@ class LimitCount(Plugin[LimitCountConfig]):
             self.unused = frozenset(("header_filter",))
         self._counters = scope.services.counters
         only = self._limits[0]
-        if is_local and not self._slides and config.rules is None and only.most and only.window:
+        is_ours = type(self).access is LimitCount.access
+        if is_ours and is_local and not self._slides and config.rules is None and only.most and only.window:
             self.access = self._counting(only)  # type: ignore[method-assign,assignment]  # a closure is quicker
         self._redis: RedisClient | None = None
         self._remote: RedisCounts | Batches | None = None

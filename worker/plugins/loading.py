@@ -40,9 +40,8 @@ def load_registry(path: str = "", enabled: tuple[str, ...] = ()) -> Registry:
         SettingsError: one of them cannot be loaded, or is not made as a plugin must be, or two are called the same.
     """
     importlib.invalidate_caches()
-    points = _points[0] if _points else entry_points(group=ENTRY_POINTS)
     found = dict(_built_in())
-    for place in (_installed(points), _in_directory(path)):
+    for place in (_installed(), _in_directory(path)):
         found |= {name: registered.check() for name, registered in _registered(place).items()}
     for name in enabled:
         if name not in found:
@@ -67,11 +66,9 @@ def _registered(place: Iterable[Found]) -> dict[str, Registered]:
 def import_built_in() -> None:
     """Import our own plugins, with the rights that the rest of our code is imported with; SettingsError as above.
 
-    What else is installed is looked up, too. Workers that are forked from this process need not do either again.
+    Workers that are forked from this process need not do so again.
     """
     _built_in()
-    if not _points:
-        _points.append(entry_points(group=ENTRY_POINTS))
 
 
 @cache
@@ -83,12 +80,8 @@ def _built_in() -> Mapping[str, Registered]:
     )
 
 
-_points: list[Iterable[EntryPoint]] = []
-"""What is installed, once it has been looked up."""
-
-
-def _installed(points: Iterable[EntryPoint]) -> Iterator[Found]:
-    for point in points:
+def _installed() -> Iterator[Found]:
+    for point in entry_points(group=ENTRY_POINTS):
         source = f"entry point {point.name} ({_origin(point)})"
         try:
             named = point.load()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("propylon.plugins")
 
 HOOKS = ("rewrite", "access", "before_proxy", "header_filter", "body_filter", "log")
-SYNCHRONOUS = ("header_filter", "body_filter", "log")
+SYNCHRONOUS = ("header_filter", "added_fields", "body_filter", "log")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _NOT_ITS_OWN = frozenset(("_meta", "disable"))
 
@@ -113,6 +113,11 @@ class Registered:
         return config
 
 
+def are_added_names(names: object) -> bool:
+    """Tell whether the names of fields that a plugin adds are as they must be."""
+    return isinstance(names, tuple) and all(isinstance(name, bytes) and name == name.lower() for name in names)
+
+
 def phases_of(plugin: PluginClass) -> tuple[str, ...]:
     """Return the hooks that a plugin has."""
     return tuple(hook for hook in HOOKS if getattr(plugin, hook) is not getattr(Plugin, hook))
@@ -131,7 +136,9 @@ def _fault(plugin: PluginClass) -> str:
             return f"its {attribute} must be a msgspec.Struct"
     if plugin.Consumer is not None and plugin.credential not in plugin.Consumer.__struct_fields__:
         return "its credential must be a field of its Consumer"
-    for hook in phases_of(plugin):
+    if not are_added_names(plugin.added_names):
+        return "its added_names must be a tuple of bytes, in lower case"
+    for hook in (*phases_of(plugin), "added_fields"):
         own, wanted = getattr(plugin, hook), inspect.signature(getattr(Plugin, hook)).parameters
         if hook in SYNCHRONOUS and inspect.iscoroutinefunction(own):
             return f"{hook} must not be async: the answer is on its way"

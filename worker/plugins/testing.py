@@ -109,7 +109,7 @@ class PluginKit:
         self._revision = 1
         if not _built_in:
             _built_in.append(load_registry())
-        registry = _built_in[0].with_plugins([Registered(plugin, "the test") for plugin in extra])
+        registry = _built_in[0].with_plugins([Registered(plugin, "the test").check() for plugin in extra])
         base = {"access_log": False, "worker_processes": 1, **(settings or {})}
         keyring = Keyring(("qeddd145sfvddff3",), True)
         self.store = ConfigStore(schema.decoders(keyring, registry))

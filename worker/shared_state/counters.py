@@ -22,7 +22,7 @@ from worker.shared_state.semaphores import MOST, SEMAPHORE_WORDS, Semaphores
 HOLD_TIME = 86_400.0  # seconds that a key keeps its place after something was last held …
 IDLE_TIME = 5.0  # … and after nothing is held any more
 TALLY_WORDS = SEMAPHORE_WORDS + 2
-MAX_KNOWN = 100_000  # places that a worker remembers
+MAX_KNOWN = 65_536  # places that a worker remembers
 REFUSED = -1
 _SINCE = SEMAPHORE_WORDS
 _ENOUGH = MOST // 2  # poured out of one place; then the next one begins
@@ -111,6 +111,7 @@ class SharedCounters:
 
     def _tally(self, key: bytes, limit: int, window: float, now: int, patient: bool) -> "Tally":
         place, generation = self._find(key, nanoseconds(window), now, min(limit, MOST), patient)
+        del self._known[key]  # the tally says more
         expires, generation_at = self._places.expires(place), self._places.generation_at(place)
         if len(self._taken) >= MAX_KNOWN:
             self._taken.clear()

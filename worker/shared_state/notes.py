@@ -31,6 +31,16 @@ class SharedNotes:
         self._at = at
         self._clock = clock
 
+    @property
+    def evicted(self) -> int:
+        """How many this worker has given up before their time, since all places of their bucket were taken."""
+        return self._places.evicted
+
+    @property
+    def unlocked(self) -> int:
+        """How often this worker has noted something without the lock, which was not to be had."""
+        return self._places.unlocked
+
     def put(self, key: bytes, note: bytes, ttl: float) -> None:
         """Note bytes for ``ttl`` seconds, in place of what was noted before.
 

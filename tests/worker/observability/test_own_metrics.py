@@ -23,7 +23,7 @@ def test_counts_that_are_given_up_for_want_of_room(kit: PluginKit) -> None:
     state = SharedState(counters=1)  # which makes room for a few hundred
     state.open(0)
     counters = kit.context.plugins.services.counters = state.counters(0)
-    name = "propylon_counters_evicted_total"
+    name = "propylon_shared_evicted_total"
     counters.take(b"one", 10, 60.0)
     assert value(scrape(kit), name) == 0
     for number in range(5_000):
@@ -39,4 +39,4 @@ def test_counts_that_are_begun_without_their_lock(kit: PluginKit, monkeypatch: p
     monkeypatch.setattr(state.locks, "acquire", lambda number, patient=False: False)
     for _ in range(3):
         counters.take(b"one", 10, 60.0, patient=False)
-    assert value(scrape(kit), "propylon_counters_unlocked_total") == 1
+    assert value(scrape(kit), "propylon_shared_unlocked_total") == 1

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from config_sync.errors import SettingsError
 from worker.exchange import Exchange
-from worker.plugins.base import Plugin
+from worker.plugins.base import Plugin, Scope
 from worker.plugins.response_head import ResponseHead
 from worker.plugins.testing import Outcome, PluginKit
 from worker.variables import accessor
@@ -77,6 +78,19 @@ class Shouting(Plugin[NumberConfig]):
         return data.upper()
 
 
+class Same(Number):
+    """Adds a field of the same name."""
+
+    name = "same"
+    priority = -1
+
+    def header_filter(self, exchange: Exchange, head: ResponseHead) -> None:
+        head.fields.set(b"X-Number", b"eight")
+
+    def added_fields(self, exchange: Exchange) -> bytes:
+        return b"X-Number: eight\r\n"
+
+
 @pytest.fixture(autouse=True)
 def nothing_called() -> Iterator[None]:
     called.clear()
@@ -85,7 +99,7 @@ def nothing_called() -> Iterator[None]:
 
 
 def kit(plugins: dict[str, Any], answer: bytes = PLAIN, **more: Any) -> PluginKit:
-    made = PluginKit(plugins, extra=(Number, Signing, Roman, Shouting), **more)
+    made = PluginKit(plugins, extra=(Number, Signing, Roman, Shouting, Same), **more)
     made.upstream_answers = answer
     return made
 
@@ -130,6 +144,49 @@ def test_there_is_no_shorter_way_past_what_has_more_to_do(other: dict[str, Any])
         assert outcome.headers("x-number") == (["VII"] if "roman" in other else ["seven"])
         assert outcome.body == (b"OK" if "shouting" in other else b"ok")
     assert "added_fields" not in called
+
+
+def test_the_last_one_wins_where_two_add_the_same_field() -> None:
+    with kit({"number": {}, "same": {}}) as working:
+        assert working.request().headers("x-number") == ["eight"]
+    limits = {"global_rules/1": {"plugins": {"limit-count": {"count": 50, "time_window": 60}}}}
+    with kit({"limit-count": {"count": 100, "time_window": 60}}, records=limits) as working:
+        assert working.request().headers("x-ratelimit-limit") == ["100"]
+
+
+@pytest.mark.parametrize("names", [("x-number",), (b"X-Number",), [b"x-number"]])
+def test_names_that_are_none_are_refused(names: Any) -> None:
+    class Wrong(Number):
+        name = "wrong"
+        added_names = names
+
+    with pytest.raises(SettingsError, match="its added_names must be a tuple of bytes, in lower case"):
+        PluginKit(extra=(Wrong,))
+
+
+def test_names_that_an_object_gives_itself_do_no_harm() -> None:
+    class Wrong(Number):
+        name = "wrong"
+
+        def __init__(self, config: NumberConfig, scope: Scope) -> None:
+            super().__init__(config, scope)
+            self.added_names = ("x-number",)  # type: ignore[assignment]  # on purpose
+
+    rule = {"plugins": {"wrong": {}, "ip-restriction": {"whitelist": ["10.0.0.1"]}}}
+    with PluginKit(records={"global_rules/1": rule}, extra=(Wrong,)) as working:
+        outcome = working.request()
+        assert (outcome.status, outcome.headers("x-number")) == (403, ["seven"])
+
+
+def test_an_async_one_is_refused() -> None:
+    class Late(Number):
+        name = "late"
+
+        async def added_fields(self, exchange: Exchange) -> bytes:  # type: ignore[override]  # on purpose
+            return b""
+
+    with pytest.raises(SettingsError, match="added_fields must not be async"):
+        PluginKit(extra=(Late,))
 
 
 def test_answers_of_the_gateway_have_the_fields_too() -> None:

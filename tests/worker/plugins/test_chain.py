@@ -10,7 +10,7 @@ import pytest
 from worker.edited_request import edit
 from worker.exchange import Exchange
 from worker.plugins.answer import Answer, message
-from worker.plugins.base import Plugin
+from worker.plugins.base import Plugin, Scope
 from worker.plugins.response_head import ResponseHead
 from worker.plugins.testing import PluginKit
 
@@ -183,6 +183,22 @@ def test_global_rules_come_first_in_each_phase_and_run_without_a_route() -> None
         assert answer.headers("x-seen-by") == ["global"]
         worker.put("global_rules/1", None)
         assert worker.request().headers("x-seen-by") == []
+
+
+def test_global_rules_that_cannot_be_put_together_let_nobody_through(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(Noting):
+        name = "odd"
+
+        def __init__(self, config: NoteConfig, scope: Scope) -> None:
+            super().__init__(config, scope)
+            self.priority = "high"  # type: ignore[assignment,misc]  # which nothing can be sorted by
+
+    rule: dict[str, Any] = {"plugins": {"odd": {}, "first": {}}}
+    with PluginKit(records={"global_rules/1": rule}, extra=(Odd, First)) as working:
+        assert working.request().status == 503
+        assert "the global rules cannot be put together" in caplog.text
+        working.put("global_rules/1", {"plugins": {"first": {}}})
+        assert working.request().status == 200
 
 
 def test_a_plugin_in_two_global_rules_does_not_run() -> None:

@@ -1,13 +1,16 @@
 """limit-count (plugins.md section 5)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import pytest
 
 from tests.worker.plugins.counting import Counting
 from tests.worker.plugins.refusals import complaint
+from worker.exchange import Exchange
+from worker.plugins.answer import Answer
+from worker.plugins.limit_count import LimitCount
 from worker.plugins.testing import Outcome, PluginKit
 from worker.shared_state.locks import Busy
 
@@ -214,6 +217,24 @@ def test_another_configuration_counts_anew_and_other_changes_do_not() -> None:
         assert kit.request().status == 503
         kit.put("routes/kit", route({"limit-count": {**TWO, "count": 3}}))
         assert statuses(kit, 4) == [200, 200, 200, 503]
+
+
+def test_a_plugin_made_of_it_may_have_a_hook_of_its_own() -> None:
+    class Own(LimitCount):
+        name = "own-limit"
+
+        def access(self, exchange: Exchange) -> Answer | Awaitable[Answer | None] | None:
+            return Answer(418) if exchange.request is not None else super().access(exchange)
+
+    with PluginKit({"own-limit": TWO}, extra=(Own,)) as kit:
+        assert kit.request().status == 418
+
+
+def test_rules_that_say_it_in_the_same_fields_say_it_once() -> None:
+    rule = {"count": 5, "time_window": 60, "header_prefix": "A"}
+    rules = [{**rule, "key": "${remote_addr}"}, {**rule, "count": 9, "key": "${uri}"}]
+    with PluginKit({"limit-count": {"rules": rules}}) as kit:
+        assert kit.request().headers("x-a-ratelimit-limit") == ["9"]
 
 
 def test_two_routes_count_apart_unless_they_are_a_group(caplog: pytest.LogCaptureFixture) -> None:

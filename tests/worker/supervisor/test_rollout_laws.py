@@ -128,15 +128,28 @@ class World:
         self.do(self.rollout.tick(self.now))
 
 
+def settle(world: World) -> None:
+    """Let nobody die any more, no predecessor end, and nobody look before something is due."""
+    for _ in range(60):
+        if world.result is None and world.rollout.stage is Stage.CHECKING:
+            world.do(world.rollout.checked("", world.now))
+        for slot, place in world.places.items():
+            world.new_moves(slot, dies=False)
+            if place.old is not Life.DRAINING:
+                world.old_moves(slot, dies=False)
+        if world.result is None and (due := world.rollout.due) is not None:
+            world.time_passes(due - world.now)
+
+
 plans = st.builds(
-    lambda replace, grow, retire, mode, check, grace: Plan(
+    lambda replace, grow, retire, mode, check, grace, drain_wait: Plan(
         tuple(range(replace)),
         tuple(range(replace, replace + grow)),
         () if grow else tuple(range(replace, replace + retire)),
         mode,
         check,
         grace,
-        5.0,
+        drain_wait,
         60.0,
         30.0,
     ),
@@ -146,6 +159,7 @@ plans = st.builds(
     st.sampled_from(["slot", "all"]),
     st.booleans(),
     st.sampled_from([0.0, 2.0]),
+    st.sampled_from([0.0, 5.0]),
 )
 happenings = st.lists(
     st.tuples(st.sampled_from(["new", "old", "time", "checked", "time"]), st.integers(0, 4), st.integers(0, 9)),
@@ -165,14 +179,7 @@ def test_a_rollout_ends_and_every_slot_has_one_serving_worker(plan: Plan, events
             world.time_passes((0.1, 1.0, 5.0, 70.0)[chance % 4])
         elif slot in world.places:
             (world.new_moves if what == "new" else world.old_moves)(slot, dies=chance < 3)
-    for _ in range(40):  # and now nobody dies any more
-        if world.result is None and world.rollout.stage is Stage.CHECKING:
-            world.do(world.rollout.checked("", world.now))
-        for slot in world.places:
-            world.new_moves(slot, dies=False)
-            world.old_moves(slot, dies=False)
-        if world.result is None:
-            world.time_passes(1.0)
+    settle(world)
     assert world.result is not None, world.rollout.stage
     for slot, place in world.places.items():
         if slot in plan.retire:
