@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from config_sync.cache import ConfigStore
 from config_sync.settings import Settings
@@ -13,6 +13,7 @@ from config_sync.steps import Stepper
 from worker.consumers import Consumers
 from worker.discovery.enabled import open_discoveries
 from worker.http.client_address import Trusts
+from worker.http.outbox import LateTransport, Outbox
 from worker.http.target import path_rules
 from worker.http.websocket import GOING_AWAY, SERVICE_RESTART
 from worker.janitor import Janitor
@@ -79,6 +80,7 @@ class WorkerContext:
         "loop",
         "metrics",
         "now",
+        "outbox",
         "path_rules",
         "plugins",
         "pools",
@@ -121,6 +123,7 @@ class WorkerContext:
         self.date_line = b""
         self.requests = 0
         self.accepted = 0
+        self.outbox: Outbox | None = None  # without one, everything is sent as soon as it is written
         self.draining = False
         self.drain_began = 0.0
         self._finish_until = 0.0
@@ -179,6 +182,11 @@ class WorkerContext:
     def refresh_date(self) -> None:
         """Write the Date line anew, for the answers we make ourselves."""
         self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
+
+    def late(self, transport: asyncio.BaseTransport) -> asyncio.Transport:
+        """Return a transport by which what is written leaves at the end of a round, if there is an outbox."""
+        made = cast("asyncio.Transport", transport)
+        return made if self.outbox is None else LateTransport(made, self.outbox)
 
     def admit(self, connection: "Http1Server") -> bool:
         """Count a client in; False when ``worker_connections`` are in use."""

@@ -34,6 +34,7 @@ from worker.api.server import ApiServer
 from worker.api.turns import Turns
 from worker.context import WorkerContext
 from worker.http.http1_server import Http1Server
+from worker.http.outbox import Outbox
 from worker.life import Life, Turn, turned
 from worker.link import MasterLink
 from worker.observability.logs import ErrorLog
@@ -180,6 +181,7 @@ class Worker:
             entry.board.series,
             entry.number,
         )
+        context.outbox = Outbox(loop)
         self._vitals = Vitals(entry, context)
         self._monitor = open_monitor(context, entry, boot.master)
         self._publisher = Publisher(entry, self._store, lambda: self._readiness.provider.state())

@@ -17,7 +17,7 @@ docs/discussion/draining.md.
 import asyncio
 from collections.abc import Coroutine, Iterable
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import (
     BadRequest,
@@ -69,7 +69,7 @@ class Http1Server(ClientConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a client in, unless there are too many."""
         context = self._context
-        self.transport = cast("asyncio.Transport", transport)
+        self.transport = context.late(transport)
         peer = transport.get_extra_info("peername")
         local = transport.get_extra_info("sockname")
         if not peer or not local or not context.admit(self):

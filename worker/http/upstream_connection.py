@@ -2,7 +2,7 @@
 
 import asyncio
 from enum import IntEnum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from worker.errors import ReadTimeout, SendTimeout
 from worker.exchange import Exchange
@@ -57,7 +57,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport."""
-        self.transport = cast("asyncio.Transport", transport)
+        self.transport = self._context.late(transport)
         self._context.upstream_connections.add(self)
         self.last_active = self._context.now
 

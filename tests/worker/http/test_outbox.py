@@ -1,0 +1,156 @@
+"""Writes that leave at the end of a round: their order, and what happens behind them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from worker.http.outbox import LARGE, MOST, LateTransport, Outbox
+
+
+class Loop:
+    """What is to be called at the end of the round."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
+    def end_round(self) -> None:
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+
+class Wire(asyncio.Transport):
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("192.0.2.1", 1)})
+        self.seen: list[Any] = []
+        self.is_lost = False
+        self.is_broken = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.is_broken:
+            raise RuntimeError("on purpose")
+        self.seen.append(bytes(data))
+
+    def write_eof(self) -> None:
+        self.seen.append("eof")
+
+    def close(self) -> None:
+        self.seen.append("close")
+
+    def abort(self) -> None:
+        self.seen.append("abort")
+
+    def is_closing(self) -> bool:
+        return self.is_lost
+
+    def get_write_buffer_size(self) -> int:
+        return 7
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def outbox(loop: Loop) -> Outbox:
+    return Outbox(cast("asyncio.AbstractEventLoop", loop))
+
+
+def test_writes_leave_at_the_end_of_the_round_each_connection_in_one(loop: Loop, outbox: Outbox) -> None:
+    one, two = Wire(), Wire()
+    first, second = LateTransport(one, outbox), LateTransport(two, outbox)
+    first.write(b"a")
+    second.write(b"b")
+    first.write(b"c")
+    assert (one.seen, two.seen, len(loop.soon)) == ([], [], 1)
+    assert first.get_write_buffer_size() == 7 + 2
+    loop.end_round()
+    assert (one.seen, two.seen) == ([b"ac"], [b"b"])
+    assert first.get_write_buffer_size() == 7
+    first.write(b"d")
+    loop.end_round()
+    assert one.seen == [b"ac", b"d"]
+
+
+@pytest.mark.parametrize("what", ["close", "abort", "write_eof"])
+def test_everything_else_happens_behind_what_waits(loop: Loop, outbox: Outbox, what: str) -> None:
+    wire = Wire()
+    late = LateTransport(wire, outbox)
+    late.write(b"last")
+    getattr(late, what)()
+    assert wire.seen == [b"last", what.removeprefix("write_")]
+    loop.end_round()
+    assert len(wire.seen) == 2
+
+
+@pytest.mark.parametrize("data", [b"x" * (LARGE + 1), bytearray(b"changing"), memoryview(b"seen")])
+def test_what_is_large_or_may_change_does_not_wait(outbox: Outbox, data: Any) -> None:
+    wire = Wire()
+    late = LateTransport(wire, outbox)
+    late.write(b"before")
+    late.write(data)
+    assert wire.seen == [b"before", bytes(data)]
+
+
+def test_many_small_ones_do_not_become_too_much(loop: Loop, outbox: Outbox) -> None:
+    wire = Wire()
+    late = LateTransport(wire, outbox)
+    for _ in range(3):
+        late.write(b"x" * (LARGE // 2))
+    assert b"".join(wire.seen) == b"x" * (LARGE // 2 * 3)
+    loop.end_round()
+    assert b"".join(wire.seen) == b"x" * (LARGE // 2 * 3)
+
+
+def test_a_long_round_does_not_hold_up_those_that_came_first(loop: Loop, outbox: Outbox) -> None:
+    wires = [Wire() for _ in range(MOST + 1)]
+    for wire in wires:
+        LateTransport(wire, outbox).write(b"x")
+    assert [len(wire.seen) for wire in wires] == [1] * MOST + [0]
+    loop.end_round()
+    assert all(wire.seen == [b"x"] for wire in wires)
+
+
+def test_nothing_is_written_to_who_is_gone(loop: Loop, outbox: Outbox) -> None:
+    wire = Wire()
+    LateTransport(wire, outbox).write(b"x")
+    wire.is_lost = True
+    loop.end_round()
+    assert wire.seen == []
+
+
+def test_one_that_fails_does_not_keep_the_others_waiting(
+    loop: Loop, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = Wire(), Wire()
+    broken.is_broken = True
+    for wire in (broken, sound):
+        LateTransport(wire, outbox).write(b"x")
+    with caplog.at_level(logging.ERROR):
+        loop.end_round()
+    assert (broken.seen, sound.seen) == (["abort"], [b"x"])
+    assert "nothing can be sent to ('192.0.2.1', 1)" in caplog.text
+
+
+def test_what_is_written_while_others_are_sent_leaves_in_the_next_round(loop: Loop, outbox: Outbox) -> None:
+    other = Wire()
+
+    class Answering(Wire):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            super().write(data)
+            LateTransport(other, outbox).write(b"more")
+
+    LateTransport(Answering(), outbox).write(b"x")
+    loop.end_round()
+    assert (other.seen, len(loop.soon)) == ([], 1)
+    loop.end_round()
+    assert other.seen == [b"more"]
