@@ -184,9 +184,14 @@ class WorkerContext:
         self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
     def late(self, transport: asyncio.BaseTransport) -> asyncio.Transport:
-        """Return a transport by which what is written leaves at the end of a round, if there is an outbox."""
+        """Return a transport by which what is written leaves at the end of a round, if there is an outbox.
+
+        One without a socket, of a request within another, stays as it is.
+        """
         made = cast("asyncio.Transport", transport)
-        return made if self.outbox is None else LateTransport(made, self.outbox)
+        if self.outbox is None or transport.get_extra_info("socket") is None:
+            return made
+        return LateTransport(made, self.outbox)
 
     def admit(self, connection: "Http1Server") -> bool:
         """Count a client in; False when ``worker_connections`` are in use."""

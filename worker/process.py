@@ -181,7 +181,7 @@ class Worker:
             entry.board.series,
             entry.number,
         )
-        context.outbox = Outbox(loop)
+        context.outbox = Outbox(loop, context.downstream_connections)
         self._vitals = Vitals(entry, context)
         self._monitor = open_monitor(context, entry, boot.master)
         self._publisher = Publisher(entry, self._store, lambda: self._readiness.provider.state())

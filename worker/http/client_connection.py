@@ -136,7 +136,9 @@ class ClientConnection(asyncio.Protocol):
         """Let the peer wait: the client takes bytes more slowly than it sends them."""
         self.write_paused = True
         self._written_at = self.transport.get_write_buffer_size(), self._context.now
-        if self._exchange is not None and self._exchange.connection is not None:
+        if self._state <= HEAD:
+            self.pause_reading()  # the answer has ended that was too much, and who does not take it gets no other
+        elif self._exchange is not None and self._exchange.connection is not None:
             self._exchange.connection.pause_reading()
 
     def resume_writing(self) -> None:

@@ -140,6 +140,8 @@ class Http1Client(UpstreamConnection):
         self.requests += 1
         self.answered = False
         self.last_active = self._context.now
+        if exchange.downstream.write_paused:
+            self.pause_reading()  # the client did not take what was there before
         self.transport.write(head)
 
     def send_upgrade(self, exchange: Exchange, head: bytes) -> None:

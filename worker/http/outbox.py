@@ -4,15 +4,19 @@ A write to a socket wakes whoever waits behind it. Answers that are written one 
 client or an upstream asleep again, since it is quicker than we are; written together they find it awake (measured in
 docs/decisions/0012-outbox.md).
 
+With ``FEW`` clients there is nothing to be gained, and all is written at once.
+
 A transport that is ``late`` keeps its order: whatever else is asked of it happens behind what waits.
 """
 
 import asyncio
 import logging
+from collections.abc import Sized
 from typing import Any
 
 log = logging.getLogger("propylon.http")
 
+FEW = 8  # client connections
 MOST = 32  # transports that wait at the same time: a round that takes long does not hold up those that came first
 LARGE = 16_384  # bytes that do not wait
 
@@ -20,10 +24,12 @@ LARGE = 16_384  # bytes that do not wait
 class Outbox:
     """The transports of one worker that have something to send."""
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("_loop", "_waiting", "clients")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clients: Sized) -> None:
+        """Wait while there are not just a ``FEW`` of the clients."""
         self._loop = loop
+        self.clients = clients
         self._waiting: list[LateTransport] = []
 
     def add(self, transport: "LateTransport") -> None:
@@ -42,7 +48,7 @@ class Outbox:
             try:
                 transport.flush()
             except Exception:
-                log.exception("nothing can be sent to %s", transport.get_extra_info("peername"))
+                log.exception("nothing can be sent")
                 transport.abort()
 
 
@@ -58,11 +64,14 @@ class LateTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send later what is small, and at once, behind what waits, what is not."""
-        if type(data) is not bytes or len(data) + len(self._pending) > LARGE:
+        pending = self._pending
+        if type(data) is not bytes or len(data) + len(pending) > LARGE:
             self.flush()
             self._transport.write(data)
-        elif self._pending:
-            self._pending += data
+        elif pending:
+            self._pending = pending + data
+        elif len(self._outbox.clients) < FEW:
+            self._transport.write(data)
         else:
             self._pending = data
             self._outbox.add(self)
@@ -118,6 +127,7 @@ class LateTransport(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes to another protocol."""
+        self.flush()
         self._transport.set_protocol(protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
