@@ -216,6 +216,8 @@ def test_a_client_that_takes_no_answers_gets_no_more_of_them(tmp_path: Path, cli
                 asked += 1
                 await loop.sock_sendall(client, b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n")
                 await until(lambda: context.requests == asked or (bool(connections) and connections[0].write_paused))  # noqa: B023
+            if connections[0].requests == asked:  # the last answer has ended
+                assert connections[0]._read_paused
             await loop.sock_sendall(client, b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n")
             for _ in range(50):
                 await asyncio.sleep(0.001)
