@@ -120,8 +120,8 @@ class OwnMetrics:
         self._told_all(self._failures, plugins.failures)
         self._told_all(self._blocked, plugins.blocked)
         for kind, shared in (("counter", plugins.services.counters), ("note", plugins.services.notes)):
-            self._told_of(self._evicted, kind, shared.evicted)
-            self._told_of(self._unlocked, kind, shared.unlocked)
+            self._told_of(self._evicted, kind, shared.places.evicted)
+            self._told_of(self._unlocked, kind, shared.places.unlocked)
 
     def _told_all(self, family: Family, counts: Mapping[str, int]) -> None:
         for name, count in counts.items():

@@ -198,7 +198,7 @@ class LimitCount(Plugin[LimitCountConfig]):
             run = exchange.run
             assert run is not None  # noqa: S101 - hooks run in one
             data = run.data
-            if data is not None and LimitCount in data and data[LimitCount]:  # done by a workflow
+            if data is not None and data.get(LimitCount):  # done by a workflow
                 return None
             name = names.get(key_of(exchange)) or limit.name(exchange)
             try:

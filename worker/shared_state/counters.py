@@ -43,7 +43,6 @@ class SharedCounters:
         "_clock",
         "_held",
         "_known",
-        "_places",
         "_row",
         "_semaphores",
         "_stride",
@@ -51,6 +50,7 @@ class SharedCounters:
         "_tallies",
         "_used_at",
         "_words",
+        "places",
     )
 
     def __init__(
@@ -67,7 +67,7 @@ class SharedCounters:
         """Hold in a row; the word at ``used_at`` tells how many are in use, ``clock`` nanoseconds all share."""
         self._words = words
         self._semaphores = semaphores
-        self._places = places
+        self.places = places
         self._stride = places.count
         self._used_at = used_at
         self._row = row
@@ -76,16 +76,6 @@ class SharedCounters:
         self._held = rows_at
         self._known: dict[bytes, tuple[int, int]] = {}  # place and generation by key …
         self._taken: dict[bytes, Tally] = {}  # … and what is taken from it
-
-    @property
-    def evicted(self) -> int:
-        """How many this worker has given up before their time, since all places of their bucket were taken."""
-        return self._places.evicted
-
-    @property
-    def unlocked(self) -> int:
-        """How often this worker has given a key its place without the lock, which was not to be had."""
-        return self._places.unlocked
 
     def take(self, key: bytes, limit: int, window: float, patient: bool = True) -> tuple[int, float]:
         """Take one of the ``limit`` that there are for ``window`` seconds from when the first is taken.
@@ -112,7 +102,7 @@ class SharedCounters:
     def _tally(self, key: bytes, limit: int, window: float, now: int, patient: bool) -> "Tally":
         place, generation = self._find(key, nanoseconds(window), now, min(limit, MOST), patient)
         del self._known[key]  # the tally says more
-        expires, generation_at = self._places.expires(place), self._places.generation_at(place)
+        expires, generation_at = self.places.expires(place), self.places.generation_at(place)
         if len(self._taken) >= MAX_KNOWN:
             self._taken.clear()
         tally = self._taken[key] = expires, generation, generation_at, self._tallies + place * TALLY_WORDS
@@ -150,8 +140,8 @@ class SharedCounters:
         now = self._clock()
         lifetime = nanoseconds((burst + 1) / rate + 1)
         place, _ = self._find(key, 2 * lifetime, now, MOST, patient)
-        if self._places.expires(place) < now + lifetime:
-            self._places.extend(place, now + 2 * lifetime)
+        if self.places.expires(place) < now + lifetime:
+            self.places.extend(place, now + 2 * lifetime)
         at = self._tallies + place * TALLY_WORDS
         for _ in range(_TRIES):
             poured = MOST - self._semaphores.left(at)
@@ -161,7 +151,7 @@ class SharedCounters:
             excess = self._excess(at, MOST - self._semaphores.left(at) - 1, rate, now)
             if excess <= burst:
                 if poured > _ENOUGH:
-                    self._places.extend(place, now)
+                    self.places.extend(place, now)
                 return excess
             self._semaphores.give(at)  # others have poured at the same moment
         return REFUSED
@@ -182,8 +172,8 @@ class SharedCounters:
             count = self._sum(place, generation)
             if count <= most:
                 # After it has been added: see let_go.
-                if self._places.expires(place) < now + lifetime // 2:
-                    self._places.extend(place, now + lifetime)
+                if self.places.expires(place) < now + lifetime // 2:
+                    self.places.extend(place, now + lifetime)
                 return count, held
             self._add(place, generation, -1)
             if self._sum(place, generation) >= most:
@@ -193,27 +183,27 @@ class SharedCounters:
     def let_go(self, held: Held) -> None:
         """Note that this worker holds one less."""
         place, generation = held
-        if self._places.generation(place) != generation:
+        if self.places.generation(place) != generation:
             return
         if self._add(place, generation, -1) == 0 and self._sum(place, generation) == 0:
             # The place is soon free for another key, so that keys which come and go do not take all of them. Who holds
             # something from now on extends that; who did so before is seen here.
             now = self._clock()
-            self._places.extend(place, now + nanoseconds(IDLE_TIME))
+            self.places.extend(place, now + nanoseconds(IDLE_TIME))
             if self._sum(place, generation):
-                self._places.extend(place, now + nanoseconds(HOLD_TIME))
+                self.places.extend(place, now + nanoseconds(HOLD_TIME))
 
     def _find(self, key: bytes, lifetime: int, now: int, value: int, patient: bool) -> Held:
         """Return place and generation of a key; a new place begins with a ``value`` to take from."""
         known = self._known.get(key)
-        if known is not None and self._places.is_live(*known, now):
+        if known is not None and self.places.is_live(*known, now):
             return known
-        place = self._places.find(key, now)
+        place = self.places.find(key, now)
         if place is None:
-            place = self._places.claim(key, lifetime, now, lambda place: self._begin(place, value, now), patient)
+            place = self.places.claim(key, lifetime, now, lambda place: self._begin(place, value, now), patient)
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        found = self._known[key] = place, self._places.generation(place)
+        found = self._known[key] = place, self.places.generation(place)
         return found
 
     def _begin(self, place: int, value: int, now: int) -> None:
@@ -223,7 +213,7 @@ class SharedCounters:
 
     def _counted(self, key: bytes) -> int:
         """Return how many have been taken of a place that began with all; 0 when it has ended."""
-        place = self._places.find(key, self._clock())
+        place = self.places.find(key, self._clock())
         return 0 if place is None else MOST - self._semaphores.left(self._tallies + place * TALLY_WORDS)
 
     def _excess(self, at: int, poured: int, rate: float, now: int) -> float:

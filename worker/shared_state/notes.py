@@ -19,7 +19,7 @@ _READS = 10
 class SharedNotes:
     """The notes, as one process sees and changes them."""
 
-    __slots__ = ("_at", "_clock", "_memory", "_places", "_words")
+    __slots__ = ("_at", "_clock", "_memory", "_words", "places")
 
     def __init__(
         self, memory: memoryview, words: "memoryview[int]", places: Places, at: int, clock: Callable[[], int]
@@ -27,19 +27,9 @@ class SharedNotes:
         """Keep them in the words from ``at`` on; ``clock`` tells nanoseconds that all processes share."""
         self._memory = memory
         self._words = words
-        self._places = places
+        self.places = places
         self._at = at
         self._clock = clock
-
-    @property
-    def evicted(self) -> int:
-        """How many this worker has given up before their time, since all places of their bucket were taken."""
-        return self._places.evicted
-
-    @property
-    def unlocked(self) -> int:
-        """How often this worker has noted something without the lock, which was not to be had."""
-        return self._places.unlocked
 
     def put(self, key: bytes, note: bytes, ttl: float) -> None:
         """Note bytes for ``ttl`` seconds, in place of what was noted before.
@@ -67,7 +57,7 @@ class SharedNotes:
             self._words[at + 1] = len(note) << 32 | crc32(note)
             self._words[at] = generation
 
-        self._places.replace(key, nanoseconds(ttl), self._clock(), fill, patient)
+        self.places.replace(key, nanoseconds(ttl), self._clock(), fill, patient)
 
     def now(self) -> int:
         """Return the nanoseconds of the clock that all processes share."""
@@ -76,7 +66,7 @@ class SharedNotes:
     def get(self, key: bytes) -> bytes | None:
         """Return what is noted; None when nothing is, or its time is over."""
         for _ in range(_READS):
-            place = self._places.find(key, self._clock())
+            place = self.places.find(key, self._clock())
             if place is None:
                 return None
             note = self._noted(place)
@@ -86,7 +76,7 @@ class SharedNotes:
 
     def _noted(self, place: int) -> bytes | None:
         """Return the note of a place; None when there is none, or another takes its place."""
-        generation = self._places.generation(place)
+        generation = self.places.generation(place)
         at = self._current(place, generation) if generation else None
         if at is None:
             return None
@@ -101,4 +91,4 @@ class SharedNotes:
 
     def _other(self, place: int) -> int:
         first = self._at + place * 2 * NOTE_WORDS
-        return first + NOTE_WORDS if self._words[first] == self._places.generation(place) else first
+        return first + NOTE_WORDS if self._words[first] == self.places.generation(place) else first

@@ -360,12 +360,12 @@ def test_nobody_waits_for_a_process_that_is_stopped(state: SharedState) -> None:
     ):
         with pytest.raises(Busy):
             ask()
-    assert counters.unlocked == 0
+    assert counters.places.unlocked == 0
     assert counters.take(b"a", 9, 60, patient=False)[0] == 8
     state.notes.put(b"a", b"note", 60)
     assert state.notes.get(b"a") == b"note"
     assert time.monotonic() - began < 1.0  # 3 ms on a quiet machine
-    assert (counters.unlocked, state.note_places.unlocked) == (1, 1)
+    assert (counters.places.unlocked, state.note_places.unlocked) == (1, 1)
     assert state.counters(1).take(b"a", 9, 60)[0] == 7
 
 
